@@ -1,0 +1,107 @@
+"""What travels with a call: its deadline, its tags, its time and chance, and the record of what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from llmprod.clock import SYSTEM_CLOCK, SYSTEM_RANDOM, Clock, Random
+from llmprod.errors import DeadlineExceeded
+from llmprod.trace import Trace
+
+__all__ = ["CallState", "Context"]
+
+
+@dataclass(slots=True)
+class CallState:
+    """The mutable part, one for a call however many wrappers and attempts it passes.
+
+    Attributes:
+        started: the clock's time when the call began.
+        trace: every attempt.
+        retries_left: rounds that a Retry outside still has, so that a Failover inside knows whether to leave a
+            transient failure to it.
+        failures: failed attempts by ``id`` of the target.
+        silent: ``id`` of targets that are not to be asked again in this call.
+    """
+
+    started: float
+    trace: Trace = field(default_factory=Trace)
+    retries_left: int = 0
+    failures: dict[int, int] = field(default_factory=dict[int, int])
+    silent: set[int] = field(default_factory=set[int])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """Passed explicitly along every ``send``; make one with :meth:`new`.
+
+    Attributes:
+        clock: the call's time.
+        random: the call's chance.
+        call: what the attempts of the call share.
+        deadline: absolute time, on ``clock``, at which the call must be over; None for no limit.
+        connect_timeout: seconds that opening a connection may take, for providers that open one.
+        idle_timeout: seconds that the body of a whole answer, once begun, may stand still.
+        tags: the caller's labels (user, tenant, endpoint, session …), for limits, budgets and telemetry.
+        prompt: name and version of the prompt, for telemetry and evaluation.
+        lineage: ids of the retrieved documents that the prompt was built from.
+    """
+
+    clock: Clock
+    random: Random
+    call: CallState
+    deadline: float | None = None
+    connect_timeout: float | None = None
+    idle_timeout: float | None = None
+    tags: Mapping[str, str] = field(default_factory=dict[str, str])
+    prompt: tuple[str, str] | None = None
+    lineage: tuple[str, ...] = ()
+
+    @classmethod
+    def new(
+        cls,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+        random: Random = SYSTEM_RANDOM,
+        seconds: float | None = None,
+        tags: Mapping[str, str] | None = None,
+        prompt: tuple[str, str] | None = None,
+        lineage: tuple[str, ...] = (),
+    ) -> Context:
+        """Begin a call that must be over in ``seconds`` (None: no limit)."""
+        now = clock.now()
+        return cls(
+            clock=clock,
+            random=random,
+            call=CallState(now),
+            deadline=None if seconds is None else now + seconds,
+            tags=tags or {},
+            prompt=prompt,
+            lineage=lineage,
+        )
+
+    @property
+    def trace(self) -> Trace:
+        """The call's attempts."""
+        return self.call.trace
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the call began."""
+        return self.clock.now() - self.call.started
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds until the deadline, negative once it is past; None without one."""
+        return None if self.deadline is None else self.deadline - self.clock.now()
+
+    def within(self, seconds: float) -> Context:
+        """Return a context whose deadline is at most ``seconds`` from now."""
+        deadline = self.clock.now() + seconds
+        return self if self.deadline is not None and self.deadline <= deadline else replace(self, deadline=deadline)
+
+    def check(self, target: str) -> None:
+        """Raise DeadlineExceeded if the deadline is past."""
+        if self.deadline is not None and self.deadline <= self.clock.now():
+            raise DeadlineExceeded(detail=f"before asking {target}")

@@ -1,0 +1,200 @@
+"""The one noun, closed under wrapping: a wrapped provider is a provider, and so is a router over several."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+from llmprod.context import Context
+from llmprod.errors import UnsupportedParameter
+from llmprod.events import CONTENT, Event
+from llmprod.request import GenerateRequest, Request
+from llmprod.response import EventSource, Response, WrappedSource
+from llmprod.types import Audio, File, Image
+
+__all__ = ["BaseProvider", "Capabilities", "Provider", "committed"]
+
+PARAMETERS = frozenset({
+    "stream", "tools", "tool_choice", "parallel_tool_calls", "output", "max_tokens", "temperature", "top_p", "top_k",
+    "frequency_penalty", "presence_penalty", "seed", "stop", "logprobs", "reasoning_effort",
+})  # fmt: skip
+"""All parameters of a GenerateRequest that a target may or may not honour."""
+
+_MAY_DROP = frozenset({
+    "temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty", "seed", "stop", "logprobs",
+    "reasoning_effort", "parallel_tool_calls", "dimensions",
+})  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a target can do. Routers filter by it before they order, and no request is sent that can't be honoured.
+
+    Attributes:
+        parameters: the request fields it honours; all by default.
+        generate, embeddings: kinds of request it answers.
+        images, audio, files: parts it takes in a prompt.
+        prefill: continues an assistant message that ends the prompt.
+        context_window: prompt and answer together, in tokens; None if unknown.
+    """
+
+    parameters: frozenset[str] = PARAMETERS
+    generate: bool = True
+    embeddings: bool = False
+    images: bool = True
+    audio: bool = True
+    files: bool = True
+    prefill: bool = False
+    context_window: int | None = None
+
+    def missing(self, request: Request) -> tuple[str, ...]:
+        """Names of what ``request`` asks for and the target can't do, less what the request lets it drop."""
+        lacking = self._lacking(request)
+        return tuple(sorted(lacking - _MAY_DROP if request.drop_unsupported else lacking))
+
+    def _lacking(self, request: Request) -> set[str]:
+        if not isinstance(request, GenerateRequest):
+            return set() if self.embeddings else {"embeddings"}
+        if not self.generate:
+            return {"generate"}
+        lacking = request.used() - self.parameters - {"stream"}
+        if not (self.images and self.audio and self.files):
+            for message in request.messages:
+                for part in message.parts:
+                    if isinstance(part, Image) and not self.images:
+                        lacking.add("images")
+                    elif isinstance(part, Audio) and not self.audio:
+                        lacking.add("audio")
+                    elif isinstance(part, File) and not self.files:
+                        lacking.add("files")
+        return lacking
+
+    def fit(self, request: Request, target: str) -> tuple[Request, tuple[str, ...]]:
+        """Return ``request`` less what the target can't honour, and the names of what was left out.
+
+        Raises:
+            UnsupportedParameter: something can't be honoured and may not be left out.
+        """
+        lacking = self._lacking(request)
+        if not lacking:
+            return request, ()
+        stuck = lacking - _MAY_DROP if request.drop_unsupported else lacking
+        if stuck:
+            raise UnsupportedParameter(target, tuple(sorted(stuck)))
+        dropped = tuple(sorted(lacking))
+        return replace(request, **{name: () if name == "stop" else None for name in dropped}), dropped
+
+    def __or__(self, other: Capabilities) -> Capabilities:
+        """Return what either can do: a router over both."""
+        windows = [window for window in (self.context_window, other.context_window) if window]
+        return Capabilities(
+            parameters=self.parameters | other.parameters,
+            generate=self.generate or other.generate,
+            embeddings=self.embeddings or other.embeddings,
+            images=self.images or other.images,
+            audio=self.audio or other.audio,
+            files=self.files or other.files,
+            prefill=self.prefill or other.prefill,
+            context_window=max(windows) if windows else None,
+        )
+
+
+@runtime_checkable
+class Provider(Protocol):
+    """Anything that answers requests.
+
+    Attributes:
+        name: what traces and errors call it, such as ``openai:gpt-5``.
+        capabilities: what it can do.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    async def send(self, request: Request, context: Context) -> Response:
+        """Return when the answer is committed: whole, or open with its first content there."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release connections and other resources."""
+        ...
+
+
+class BaseProvider(ABC):
+    """A provider that answers by itself, rather than by asking others. Subclass it for a backend of your own.
+
+    It checks the request against the capabilities and records the attempt; a subclass implements :meth:`_send`.
+    """
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What traces and errors call it."""
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> Capabilities:
+        """What it can do."""
+
+    @abstractmethod
+    async def _send(self, request: Request, context: Context, dropped: tuple[str, ...]) -> Response:
+        """Answer; ``request`` asks for nothing that the capabilities lack."""
+
+    async def send(self, request: Request, context: Context) -> Response:
+        """Answer ``request``; every attempt is recorded in ``context.trace``."""
+        clock, started = context.clock, context.call.started
+        attempt = context.call.trace.begin(self.name, clock.now() - started)
+        try:
+            request, dropped = self.capabilities.fit(request, self.name)
+            response = await self._send(request, context, dropped)
+        except Exception as error:
+            attempt.failed(error, clock.now() - started)
+            raise
+        except BaseException as error:
+            attempt.failed(error, clock.now() - started, state="cancelled")
+            raise
+        if not response.closed:
+            attempt.ttft = clock.now() - started - attempt.started
+        response.on_close(lambda outcome: attempt.ended(outcome, clock.now() - started))
+        return response
+
+    async def aclose(self) -> None:
+        """Release resources; nothing to release by default."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+
+class _Prefetched(WrappedSource):
+    """A source whose first events have been read ahead."""
+
+    __slots__ = ("_ready",)
+
+    def __init__(self, source: EventSource, ready: deque[Event]) -> None:
+        super().__init__(source)
+        self._ready = ready
+
+    async def __anext__(self) -> Event:
+        return self._ready.popleft() if self._ready else await self._next()
+
+
+async def committed(source: EventSource) -> EventSource:
+    """Read ``source`` up to its first content and return a source that begins with what was read.
+
+    A stream is committed by content alone: a failure before it can be retried without the caller noticing.
+    """
+    ready: deque[Event] = deque()
+    try:
+        while True:
+            event = await source.__anext__()
+            ready.append(event)
+            if type(event) in CONTENT:
+                return _Prefetched(source, ready)
+    except BaseException:
+        await source.aclose()
+        raise

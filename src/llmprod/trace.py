@@ -1,0 +1,163 @@
+"""What happened in a call, attempt by attempt; prints as a table and renders in a notebook. Never holds prompt text."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from llmprod.classify import Action, classify
+from llmprod.errors import CallError
+
+if TYPE_CHECKING:
+    from llmprod.response import Outcome
+    from llmprod.usage import Usage
+
+__all__ = ["Attempt", "Trace"]
+
+State = Literal["running", "ok", "failed", "interrupted", "cancelled", "closed", "abandoned", "skipped"]
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One attempt at one target, or the decision to skip it.
+
+    Attributes:
+        target: the target's name, such as ``openai:gpt-5``.
+        started: seconds since the call began.
+        wait: seconds of backoff before it.
+        state: how it ended: ``ok``, ``failed`` (nothing was shown), ``interrupted`` (after content was shown),
+            ``cancelled``, ``closed`` (the caller stopped reading), ``abandoned`` (dropped unread), ``skipped`` (the
+            target was not asked), or still ``running``.
+        seconds: how long it took until its end; None while running.
+        ttft: seconds from its start to its first content; None where none came or the answer came whole.
+        verdict: what its error meant to the wrappers.
+        error: the error's class name.
+        status: HTTP status.
+        reason: in a few words, why it failed or was skipped.
+        usage: tokens, as far as known.
+    """
+
+    target: str
+    started: float
+    wait: float = 0.0
+    state: State = "running"
+    seconds: float | None = None
+    ttft: float | None = None
+    verdict: Action | None = None
+    error: str | None = None
+    status: int | None = None
+    reason: str | None = None
+    usage: Usage | None = None
+
+    def failed(self, error: BaseException, now: float, *, state: State = "failed") -> None:
+        """Note that the attempt ended in ``error``."""
+        self.state = state
+        self.seconds = now - self.started
+        self.error = type(error).__name__
+        if state != "cancelled":
+            self.verdict = classify(error).action
+        if isinstance(error, CallError):
+            self.status, self.reason, self.usage = error.status, error.code or error.detail, error.usage
+
+    def ended(self, outcome: Outcome, now: float) -> None:
+        """Note how a response ended; the callback for ``response.on_close``."""
+        if outcome.error is not None:
+            state: State = "cancelled" if outcome.kind == "cancelled" else "interrupted"
+            self.failed(outcome.error, now, state=state)
+        else:
+            self.state = outcome.kind if outcome.kind != "error" else "interrupted"
+            self.seconds = now - self.started
+        self.usage = outcome.usage or self.usage
+
+
+class Trace:
+    """The attempts of one call in order; ``print(response.trace)`` shows them as a table."""
+
+    __slots__ = ("_wait", "entries")
+
+    def __init__(self) -> None:
+        self.entries: list[Attempt] = []
+        self._wait = 0.0
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        """Attempts that reached a target; skipped ones are in ``entries`` alone."""
+        return [entry for entry in self.entries if entry.state != "skipped"]
+
+    def begin(self, target: str, started: float) -> Attempt:
+        """Open an attempt ``started`` seconds into the call."""
+        attempt = Attempt(target, started, self._wait)
+        self._wait = 0.0
+        self.entries.append(attempt)
+        return attempt
+
+    def skipped(self, target: str, started: float, reason: str, *, error: str | None = None) -> None:
+        """Note that a target was not asked, and why."""
+        self.entries.append(Attempt(target, started, state="skipped", seconds=0.0, reason=reason, error=error))
+
+    def waited(self, seconds: float) -> None:
+        """Note a backoff; it is shown with the attempt that follows."""
+        self._wait += seconds
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the table as one dict an entry, for data frames and logs."""
+        return [
+            {
+                "target": entry.target,
+                "started": entry.started,
+                "wait": entry.wait,
+                "result": entry.state if entry.error is None else f"{entry.state}: {entry.error}",
+                "status": entry.status,
+                "reason": entry.reason,
+                "verdict": entry.verdict.value if entry.verdict else None,
+                "ttft": entry.ttft,
+                "seconds": entry.seconds,
+                "tokens": entry.usage.total if entry.usage else None,
+            }
+            for entry in self.entries
+        ]
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def _cells(self) -> list[list[str]]:
+        head = ["#", "at", "waited", "target", "result", "verdict", "ttft", "time", "tokens"]
+        body = [
+            [
+                str(number),
+                _seconds(row["started"]),
+                _seconds(row["wait"]) if row["wait"] else "",
+                row["target"],
+                " ".join(str(item) for item in (row["result"], row["status"], row["reason"]) if item is not None),
+                row["verdict"] or "",
+                _seconds(row["ttft"]),
+                _seconds(row["seconds"]),
+                "" if row["tokens"] is None else str(row["tokens"]),
+            ]
+            for number, row in enumerate(self.rows(), 1)
+        ]
+        return [head, *body]
+
+    def __str__(self) -> str:
+        cells = self._cells()
+        widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+        return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells)
+
+    def __repr__(self) -> str:
+        return f"<Trace of {len(self.attempts)} attempts>"
+
+    def _repr_html_(self) -> str:
+        head, *body = self._cells()
+        colours = {"ok": "#2e7d32", "skipped": "#757575", "running": "#1565c0"}
+        rows = "".join(
+            f'<tr style="color:{colours.get(entry.state, "#c62828")}">'
+            + "".join(f'<td style="text-align:left">{html.escape(cell)}</td>' for cell in row)
+            + "</tr>"
+            for entry, row in zip(self.entries, body, strict=True)
+        )
+        return f"<table><thead><tr>{''.join(f'<th>{cell}</th>' for cell in head)}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"

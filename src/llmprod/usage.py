@@ -1,0 +1,84 @@
+"""Token counts in buckets that never overlap, so that no token is counted or billed twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+__all__ = ["FinishReason", "Usage"]
+
+FinishReason = Literal[
+    "stop", "length", "tool_calls", "content_filter", "refusal", "pause", "context_overflow", "error", "unknown"
+]
+"""Why an answer ended, the same words for all providers; the provider's own word is kept as ``raw_finish``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens of one call, in disjoint buckets: their sum is what was processed.
+
+    Attributes:
+        input: prompt tokens that were neither read from nor written to a cache (text, unless told apart below).
+        cache_read: prompt tokens read from the provider's prompt cache.
+        cache_write: prompt tokens written to it, where the provider doesn't say for how long.
+        cache_write_5m, cache_write_30m, cache_write_1h, cache_write_12h: the same by lifetime.
+        input_audio, input_image: prompt tokens of that kind, not in ``input``.
+        tool_prompt: prompt tokens that the provider's own tools added.
+        output: answer text (and tool-call) tokens.
+        reasoning: thinking tokens, not in ``output``.
+        output_audio, output_image: answer tokens of that kind, not in ``output``.
+        server_tools: uses of the provider's own tools, by name, such as ``{"web_search": 2}`` (not tokens).
+        estimated: True where a number is an estimate rather than the provider's word.
+    """
+
+    input: int = 0
+    cache_read: int = 0
+    cache_write: int = 0
+    cache_write_5m: int = 0
+    cache_write_30m: int = 0
+    cache_write_1h: int = 0
+    cache_write_12h: int = 0
+    input_audio: int = 0
+    input_image: int = 0
+    tool_prompt: int = 0
+    output: int = 0
+    reasoning: int = 0
+    output_audio: int = 0
+    output_image: int = 0
+    server_tools: Mapping[str, int] = field(default_factory=dict[str, int])
+    estimated: bool = False
+
+    @property
+    def total_input(self) -> int:
+        """All prompt tokens, cached or not."""
+        return sum(getattr(self, name) for name in _INPUT)
+
+    @property
+    def total_output(self) -> int:
+        """All tokens that the model produced, thinking included."""
+        return self.output + self.reasoning + self.output_audio + self.output_image
+
+    @property
+    def total(self) -> int:
+        """Prompt and answer together."""
+        return self.total_input + self.total_output
+
+    def __add__(self, other: Usage) -> Usage:
+        """Add bucket by bucket; estimated if either is."""
+        tools = {
+            name: self.server_tools.get(name, 0) + other.server_tools.get(name, 0)
+            for name in {**self.server_tools, **other.server_tools}
+        }
+        sums: dict[str, Any] = {name: getattr(self, name) + getattr(other, name) for name in (*_INPUT, *_OUTPUT)}
+        return Usage(**sums, server_tools=tools, estimated=self.estimated or other.estimated)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(
+            f"{item.name}={value!r}" for item in fields(self) if (value := getattr(self, item.name)) != item.default and value
+        )
+        return f"Usage({shown})"
+
+
+_OUTPUT = ("output", "reasoning", "output_audio", "output_image")
+_INPUT = tuple(item.name for item in fields(Usage) if item.type == "int" and item.name not in _OUTPUT)

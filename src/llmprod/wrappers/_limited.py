@@ -1,0 +1,47 @@
+"""A stream whose every step is bounded in time. One cancel scope a step, since none may stay open across a yield."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anyio
+
+from llmprod.clock import Clock
+from llmprod.events import Event
+from llmprod.response import EventSource, WrappedSource
+
+
+class LimitedSource(WrappedSource):
+    """Raises ``stalled()`` when a step takes longer than ``idle``, ``late()`` once the clock passes ``end``."""
+
+    __slots__ = ("_clock", "_end", "_idle", "_late", "_stalled")
+
+    def __init__(
+        self,
+        source: EventSource,
+        clock: Clock,
+        *,
+        end: float | None,
+        late: Callable[[], Exception],
+        idle: float | None = None,
+        stalled: Callable[[], Exception] | None = None,
+    ) -> None:
+        super().__init__(source)
+        self._clock = clock
+        self._end = end
+        self._late = late
+        self._idle = idle
+        self._stalled = stalled or late
+
+    async def __anext__(self) -> Event:
+        limit = self._idle
+        error = self._stalled
+        if self._end is not None:
+            left = self._end - self._clock.now()
+            if limit is None or left < limit:
+                limit, error = left, self._late
+        if limit is None:
+            return await self._next()
+        with anyio.CancelScope(deadline=anyio.current_time() + limit):
+            return await self._next()
+        raise error()

@@ -1,0 +1,122 @@
+"""Stops asking a target that keeps failing, and tries it again a few calls at a time.
+
+The mechanism and its sources are in :mod:`llmprod.mechanisms.circuit_breaker`. What an error says about the target is
+its verdict's ``health``; a cancelled or locally refused call says nothing and only gives its permit back (in Polly a
+cancelled trial closes the circuit).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from llmprod.classify import Classifier, classify
+from llmprod.clock import SYSTEM_CLOCK, SYSTEM_RANDOM, Clock, Random
+from llmprod.context import Context
+from llmprod.errors import CircuitOpen
+from llmprod.mechanisms.circuit_breaker import Breaker, BreakerOptions, BreakerState, Permit
+from llmprod.provider import Provider
+from llmprod.request import Request
+from llmprod.response import Outcome, Response
+from llmprod.wrapper import Phase, WrappedProvider, Wrapper
+
+__all__ = ["CircuitBreaker"]
+
+
+class CircuitBreaker(Wrapper):
+    """Refuse calls to a failing target with :class:`CircuitOpen`, without asking it.
+
+    Args:
+        failure_ratio, minimum_calls, consecutive_failures, window, open_for, open_for_at_most, trials,
+            successes_to_close, trial_for_at_most: as in :class:`llmprod.mechanisms.circuit_breaker.BreakerOptions`.
+        breaker: a breaker to share with other stacks; without it each wrapped target gets its own.
+        classify: what an error says about the target (default :func:`llmprod.classify`).
+
+    Raises:
+        InvalidArgument: naming the option that is out of range.
+    """
+
+    phase: ClassVar[Phase] = Phase.CIRCUIT_BREAKER
+
+    def __init__(
+        self,
+        *,
+        failure_ratio: float = 0.5,
+        minimum_calls: int = 10,
+        consecutive_failures: int = 5,
+        window: float = 60.0,
+        open_for: float = 5.0,
+        open_for_at_most: float = 20.0,
+        trials: int = 3,
+        successes_to_close: int = 2,
+        trial_for_at_most: float = 60.0,
+        breaker: Breaker | None = None,
+        classify: Classifier = classify,
+        clock: Clock = SYSTEM_CLOCK,
+        random: Random = SYSTEM_RANDOM,
+    ) -> None:
+        self.options = BreakerOptions(
+            failure_ratio=failure_ratio,
+            minimum_calls=minimum_calls,
+            consecutive_failures=consecutive_failures,
+            window=window,
+            open_for=open_for,
+            open_for_at_most=open_for_at_most,
+            trials=trials,
+            successes_to_close=successes_to_close,
+            trial_for_at_most=trial_for_at_most,
+        )
+        self.breaker = breaker
+        self.classify = classify
+        self.clock = clock
+        self.random = random
+
+    def wrap(self, inner: Provider) -> Provider:
+        """Guard ``inner`` with a breaker of its own, or with the shared one."""
+        return _CircuitBreakerProvider(inner, self)
+
+    def __repr__(self) -> str:
+        options = self.options
+        return f"CircuitBreaker({options.failure_ratio:g} of >= {options.minimum_calls} or {options.consecutive_failures} in a row)"
+
+
+class _CircuitBreakerProvider(WrappedProvider):
+    wrapper: CircuitBreaker
+
+    def __init__(self, inner: Provider, wrapper: CircuitBreaker) -> None:
+        super().__init__(inner, wrapper)
+        self.breaker = wrapper.breaker or Breaker(wrapper.options, clock=wrapper.clock, random=wrapper.random)
+
+    async def send(self, request: Request, context: Context) -> Response:
+        permit = self.breaker.acquire()
+        if permit is None:
+            opened = self.breaker.state is BreakerState.OPEN
+            reason = "circuit open" if opened else "circuit half open, trials under way"
+            context.trace.skipped(self.name, context.elapsed, reason, error="CircuitOpen")
+            raise CircuitOpen(provider=self.name, retry_after=round(self.breaker.retry_after, 3), detail=reason)
+        try:
+            response = await self.inner.send(request, context)
+        except Exception as error:
+            self._report(permit, error)
+            raise
+        except BaseException:
+            permit.release()
+            raise
+        response.on_close(lambda outcome: self._ended(permit, outcome))
+        return response
+
+    def _ended(self, permit: Permit, outcome: Outcome) -> None:
+        if outcome.kind == "ok":
+            permit.success()
+        elif outcome.kind == "error" and outcome.error is not None:
+            self._report(permit, outcome.error)
+        else:
+            permit.release()
+
+    def _report(self, permit: Permit, error: BaseException) -> None:
+        health = self.wrapper.classify(error).health
+        if health == "down":
+            permit.failure()
+        elif health == "up":
+            permit.success()
+        else:
+            permit.release()

@@ -1,0 +1,129 @@
+"""Asks the next target when one can't serve a call.
+
+Stands inside Retry, so that attempts add up and never multiply. Candidates are filtered by capability before they
+are asked (OpenRouter's ``require_parameters``, Vercel's ``has``), and a target that stayed silent is not asked again
+in the same call.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import reduce
+from operator import or_
+from typing import ClassVar
+
+from llmprod.classify import Action, Classifier, Verdict, classify
+from llmprod.context import Context
+from llmprod.errors import AllTargetsFailed, ContextTooLong, InvalidArgument, Rejected, UnsupportedParameter
+from llmprod.provider import Capabilities, Provider
+from llmprod.request import Request
+from llmprod.response import Response
+from llmprod.wrapper import Phase
+
+__all__ = ["Failover"]
+
+
+class Failover:
+    """A provider over several, asked in order until one answers.
+
+    * ``FATAL`` errors (a wrong request, a content policy) go to the caller: another target would not help.
+    * A transient failure (500, a reset) of a target is left to a Retry outside once, so that the preferred target
+      gets its second chance; throttling, cuts and timeouts move on at once.
+    * A prompt too long for one target goes only to targets known to have a larger context window.
+    * When all fail, :class:`AllTargetsFailed` lists what each said.
+
+    Args:
+        targets: two or more providers, best first.
+        classify: what an error means (default :func:`llmprod.classify`).
+
+    Raises:
+        InvalidArgument: no target, or something that is no provider.
+    """
+
+    phase: ClassVar[Phase] = Phase.ROUTE
+    label = "Failover"
+
+    def __init__(self, *targets: Provider, classify: Classifier = classify) -> None:
+        if not targets:
+            raise InvalidArgument("targets", "nothing", "at least one provider")
+        for target in targets:
+            if not isinstance(target, Provider):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise InvalidArgument("targets", type(target).__name__, "providers")
+        self.targets = targets
+        self.classify = classify
+        self._capabilities = reduce(or_, (target.capabilities for target in targets))
+
+    @property
+    def name(self) -> str:
+        """The targets' names, best first."""
+        return " | ".join(target.name for target in self.targets)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What at least one target can do."""
+        return self._capabilities
+
+    async def send(self, request: Request, context: Context) -> Response:
+        """Return the first target's answer."""
+        call = context.call
+        failed: list[tuple[str, Exception, Verdict]] = []
+        asked = 0
+        window = 0
+        for target in self.targets:
+            if id(target) in call.silent:
+                continue
+            if unfit := _unfit(target, request, window):
+                context.trace.skipped(target.name, context.elapsed, unfit[0], error=type(unfit[1]).__name__)
+                failed.append((target.name, unfit[1], self.classify(unfit[1])))
+                continue
+            if failed:
+                context.check(target.name)
+            try:
+                return await target.send(request, context)
+            except Exception as error:
+                verdict = self.classify(error)
+                if verdict.action is Action.FATAL:
+                    raise
+                failed.append((target.name, error, verdict))
+                if isinstance(error, Rejected):
+                    continue
+                asked += 1
+                last = error
+                if isinstance(error, ContextTooLong):
+                    window = max(window, target.capabilities.context_window or 2**62)
+                if verdict.action is not Action.RETRY_SAME:
+                    call.silent.add(id(target))
+                    continue
+                failures = call.failures[id(target)] = call.failures.get(id(target), 0) + 1
+                if failures == 1 and not verdict.prefer_other and call.retries_left > 0:
+                    raise
+        if asked == 1 and all(isinstance(error, (UnsupportedParameter, ContextTooLong)) for _, error, _ in failed if error is not last):  # pyright: ignore[reportPossiblyUnboundVariable]
+            raise last  # pyright: ignore[reportPossiblyUnboundVariable]
+        raise AllTargetsFailed(tuple((name, error) for name, error, _ in failed), _summary([verdict for *_, verdict in failed]))
+
+    async def aclose(self) -> None:
+        """Close all targets."""
+        for target in self.targets:
+            await target.aclose()
+
+    def __repr__(self) -> str:
+        return f"Failover({', '.join(map(repr, self.targets))})"
+
+
+def _unfit(target: Provider, request: Request, window: int) -> tuple[str, Exception] | None:
+    """Tell why ``target`` can't serve ``request``, or None if it may."""
+    missing = target.capabilities.missing(request)
+    if missing:
+        return f"lacks {', '.join(missing)}", UnsupportedParameter(target.name, missing)
+    if window and (target.capabilities.context_window or 0) <= window:
+        return "context window not known to be larger", ContextTooLong(provider=target.name, detail="not asked")
+    return None
+
+
+def _summary(verdicts: list[Verdict]) -> Verdict:
+    """What the failure of all means: another round may help if at least one target may be asked again."""
+    again = [verdict for verdict in verdicts if verdict.action is Action.RETRY_SAME]
+    if not again:
+        return Verdict(action=Action.RETRY_OTHER)
+    soonest = min(again, key=lambda verdict: verdict.retry_after or 0.0)
+    return replace(soonest, throttled=all(verdict.throttled for verdict in again), health="unknown")
