@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from llmprod.classify import Verdict
+    from llmprod.verdict import Verdict
     from llmprod.response import Response
     from llmprod.trace import Trace
     from llmprod.usage import Usage
@@ -99,6 +99,13 @@ class ForkedProcess(LLMProdError, RuntimeError):
 
     def __str__(self) -> str:
         return f"{self.what} was made before fork and can't be used in the child; make a new one after the fork"
+
+
+class ClientClosed(LLMProdError, RuntimeError):
+    """A client was used after it was closed."""
+
+    def __str__(self) -> str:
+        return "the client is closed; make a new one"
 
 
 class CallError(LLMProdError):
@@ -430,7 +437,7 @@ class InvalidOutput(CallError):
 
 __all__ = [
     "AllTargetsFailed", "AttemptTimedOut", "AuthenticationFailed", "BadRequest", "CallError", "CallTimeout",
-    "CircuitOpen", "ConnectError", "ConnectTimeout", "ContentFiltered", "ContextTooLong", "DeadlineExceeded",
+    "CircuitOpen", "ClientClosed", "ConnectError", "ConnectTimeout", "ContentFiltered", "ContextTooLong", "DeadlineExceeded",
     "FirstTokenTimeout", "ForkedProcess", "IdleTimeout", "InvalidArgument", "InvalidOutput", "LLMProdError",
     "MissingKey", "NotFound", "Origin", "Overloaded", "PermissionDenied", "ProtocolError", "ProviderError",
     "QuotaExhausted", "RateLimited", "ReadError", "Rejected", "ServerError", "StreamInterrupted", "TransportError",

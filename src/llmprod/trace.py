@@ -6,7 +6,7 @@ import html
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from llmprod.classify import Action, classify
+from llmprod.verdict import Action, classify
 from llmprod.errors import CallError
 
 if TYPE_CHECKING:

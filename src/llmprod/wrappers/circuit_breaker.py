@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from llmprod.classify import Classifier, classify
+from llmprod.verdict import Classifier, classify
 from llmprod.clock import SYSTEM_CLOCK, SYSTEM_RANDOM, Clock, Random
 from llmprod.context import Context
 from llmprod.errors import CircuitOpen

@@ -12,7 +12,7 @@ from functools import reduce
 from operator import or_
 from typing import ClassVar
 
-from llmprod.classify import Action, Classifier, Verdict, classify
+from llmprod.verdict import Action, Classifier, Verdict, classify
 from llmprod.context import Context
 from llmprod.errors import AllTargetsFailed, ContextTooLong, InvalidArgument, Rejected, UnsupportedParameter
 from llmprod.provider import Capabilities, Provider

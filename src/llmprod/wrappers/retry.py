@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 from llmprod import _validate
-from llmprod.classify import Action, Classifier, classify
+from llmprod.verdict import Action, Classifier, classify
 from llmprod.context import Context
 from llmprod.mechanisms.backoff import Backoff
 from llmprod.provider import Provider

@@ -1,0 +1,329 @@
+"""llmprod: production behaviour around language-model calls, in your process.
+
+``from llmprod import Client`` is the whole start; every public name is at this level. Nothing is imported until used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    __version__: str
+    from llmprod.verdict import Action as Action
+    from llmprod.verdict import Classifier as Classifier
+    from llmprod.verdict import Verdict as Verdict
+    from llmprod.verdict import classify as classify
+    from llmprod.client import AsyncClient as AsyncClient
+    from llmprod.client import CallOptions as CallOptions
+    from llmprod.client import Client as Client
+    from llmprod.client import GenerateOptions as GenerateOptions
+    from llmprod.client import StreamCall as StreamCall
+    from llmprod.client import SyncResponse as SyncResponse
+    from llmprod.clock import Clock as Clock
+    from llmprod.clock import LoopClock as LoopClock
+    from llmprod.clock import Random as Random
+    from llmprod.clock import SystemClock as SystemClock
+    from llmprod.context import Context as Context
+    from llmprod.decorators import resilient as resilient
+    from llmprod.errors import AllTargetsFailed as AllTargetsFailed
+    from llmprod.errors import AttemptTimedOut as AttemptTimedOut
+    from llmprod.errors import AuthenticationFailed as AuthenticationFailed
+    from llmprod.errors import BadRequest as BadRequest
+    from llmprod.errors import CallError as CallError
+    from llmprod.errors import CallTimeout as CallTimeout
+    from llmprod.errors import CircuitOpen as CircuitOpen
+    from llmprod.errors import ClientClosed as ClientClosed
+    from llmprod.errors import ConnectError as ConnectError
+    from llmprod.errors import ConnectTimeout as ConnectTimeout
+    from llmprod.errors import ContentFiltered as ContentFiltered
+    from llmprod.errors import ContextTooLong as ContextTooLong
+    from llmprod.errors import DeadlineExceeded as DeadlineExceeded
+    from llmprod.errors import FirstTokenTimeout as FirstTokenTimeout
+    from llmprod.errors import ForkedProcess as ForkedProcess
+    from llmprod.errors import IdleTimeout as IdleTimeout
+    from llmprod.errors import InvalidArgument as InvalidArgument
+    from llmprod.errors import InvalidOutput as InvalidOutput
+    from llmprod.errors import LLMProdError as LLMProdError
+    from llmprod.errors import MissingKey as MissingKey
+    from llmprod.errors import NotFound as NotFound
+    from llmprod.errors import Overloaded as Overloaded
+    from llmprod.errors import PermissionDenied as PermissionDenied
+    from llmprod.errors import ProtocolError as ProtocolError
+    from llmprod.errors import ProviderError as ProviderError
+    from llmprod.errors import QuotaExhausted as QuotaExhausted
+    from llmprod.errors import RateLimited as RateLimited
+    from llmprod.errors import ReadError as ReadError
+    from llmprod.errors import Rejected as Rejected
+    from llmprod.errors import ServerError as ServerError
+    from llmprod.errors import StreamInterrupted as StreamInterrupted
+    from llmprod.errors import TransportError as TransportError
+    from llmprod.errors import TruncatedAnswer as TruncatedAnswer
+    from llmprod.errors import UnsupportedParameter as UnsupportedParameter
+    from llmprod.events import Event as Event
+    from llmprod.events import Finish as Finish
+    from llmprod.events import PartDone as PartDone
+    from llmprod.events import RefusalDelta as RefusalDelta
+    from llmprod.events import Reset as Reset
+    from llmprod.events import Seam as Seam
+    from llmprod.events import Start as Start
+    from llmprod.events import TextDelta as TextDelta
+    from llmprod.events import ThinkingDelta as ThinkingDelta
+    from llmprod.events import TokenLogprob as TokenLogprob
+    from llmprod.events import ToolCallDelta as ToolCallDelta
+    from llmprod.events import ToolCallDone as ToolCallDone
+    from llmprod.events import UsageUpdate as UsageUpdate
+    from llmprod.mechanisms.backoff import Backoff as Backoff
+    from llmprod.mechanisms.circuit_breaker import Breaker as Breaker
+    from llmprod.mechanisms.circuit_breaker import BreakerOptions as BreakerOptions
+    from llmprod.mechanisms.circuit_breaker import BreakerState as BreakerState
+    from llmprod.presets import standard as standard
+    from llmprod.provider import BaseProvider as BaseProvider
+    from llmprod.provider import Capabilities as Capabilities
+    from llmprod.provider import Provider as Provider
+    from llmprod.providers._http import HTTPOptions as HTTPOptions
+    from llmprod.providers.anthropic import Anthropic as Anthropic
+    from llmprod.providers.google import Google as Google
+    from llmprod.providers.openai import OpenAI as OpenAI
+    from llmprod.providers.openai_compatible import OpenAICompatible as OpenAICompatible
+    from llmprod.providers.openai_compatible import Profile as Profile
+    from llmprod.providers.simulated import Simulated as Simulated
+    from llmprod.providers.static import Static as Static
+    from llmprod.request import EmbedRequest as EmbedRequest
+    from llmprod.request import GenerateRequest as GenerateRequest
+    from llmprod.request import Request as Request
+    from llmprod.response import EventSource as EventSource
+    from llmprod.response import Outcome as Outcome
+    from llmprod.response import Response as Response
+    from llmprod.response import Timing as Timing
+    from llmprod.response import WrappedSource as WrappedSource
+    from llmprod.schema import OutputSchema as OutputSchema
+    from llmprod.schema import Tool as Tool
+    from llmprod.trace import Attempt as Attempt
+    from llmprod.trace import Trace as Trace
+    from llmprod.types import Audio as Audio
+    from llmprod.types import File as File
+    from llmprod.types import Image as Image
+    from llmprod.types import Message as Message
+    from llmprod.types import Opaque as Opaque
+    from llmprod.types import Part as Part
+    from llmprod.types import Refusal as Refusal
+    from llmprod.types import Text as Text
+    from llmprod.types import Thinking as Thinking
+    from llmprod.types import ToolCall as ToolCall
+    from llmprod.types import ToolResult as ToolResult
+    from llmprod.usage import FinishReason as FinishReason
+    from llmprod.usage import Usage as Usage
+    from llmprod.wrapper import Phase as Phase
+    from llmprod.wrapper import Stack as Stack
+    from llmprod.wrapper import StackOrderWarning as StackOrderWarning
+    from llmprod.wrapper import WrappedProvider as WrappedProvider
+    from llmprod.wrapper import Wrapper as Wrapper
+    from llmprod.wrapper import describe as describe
+    from llmprod.wrapper import lint as lint
+    from llmprod.wrappers.attempt_timeout import AttemptTimeout as AttemptTimeout
+    from llmprod.wrappers.circuit_breaker import CircuitBreaker as CircuitBreaker
+    from llmprod.wrappers.deadline import Deadline as Deadline
+    from llmprod.wrappers.failover import Failover as Failover
+    from llmprod.wrappers.retry import Retry as Retry
+
+# The module that each public name lives in; tests/api.txt freezes the list.
+_HOME = {
+    "verdict": (
+        "Action",
+        "Classifier",
+        "Verdict",
+        "classify",
+    ),
+    "client": (
+        "AsyncClient",
+        "CallOptions",
+        "Client",
+        "GenerateOptions",
+        "StreamCall",
+        "SyncResponse",
+    ),
+    "clock": (
+        "Clock",
+        "LoopClock",
+        "Random",
+        "SystemClock",
+    ),
+    "context": (
+        "Context",
+    ),
+    "decorators": (
+        "resilient",
+    ),
+    "errors": (
+        "AllTargetsFailed",
+        "AttemptTimedOut",
+        "AuthenticationFailed",
+        "BadRequest",
+        "CallError",
+        "CallTimeout",
+        "CircuitOpen",
+        "ClientClosed",
+        "ConnectError",
+        "ConnectTimeout",
+        "ContentFiltered",
+        "ContextTooLong",
+        "DeadlineExceeded",
+        "FirstTokenTimeout",
+        "ForkedProcess",
+        "IdleTimeout",
+        "InvalidArgument",
+        "InvalidOutput",
+        "LLMProdError",
+        "MissingKey",
+        "NotFound",
+        "Overloaded",
+        "PermissionDenied",
+        "ProtocolError",
+        "ProviderError",
+        "QuotaExhausted",
+        "RateLimited",
+        "ReadError",
+        "Rejected",
+        "ServerError",
+        "StreamInterrupted",
+        "TransportError",
+        "TruncatedAnswer",
+        "UnsupportedParameter",
+    ),
+    "events": (
+        "Event",
+        "Finish",
+        "PartDone",
+        "RefusalDelta",
+        "Reset",
+        "Seam",
+        "Start",
+        "TextDelta",
+        "ThinkingDelta",
+        "TokenLogprob",
+        "ToolCallDelta",
+        "ToolCallDone",
+        "UsageUpdate",
+    ),
+    "mechanisms.backoff": (
+        "Backoff",
+    ),
+    "mechanisms.circuit_breaker": (
+        "Breaker",
+        "BreakerOptions",
+        "BreakerState",
+    ),
+    "presets": (
+        "standard",
+    ),
+    "provider": (
+        "BaseProvider",
+        "Capabilities",
+        "Provider",
+    ),
+    "providers._http": (
+        "HTTPOptions",
+    ),
+    "providers.anthropic": (
+        "Anthropic",
+    ),
+    "providers.google": (
+        "Google",
+    ),
+    "providers.openai": (
+        "OpenAI",
+    ),
+    "providers.openai_compatible": (
+        "OpenAICompatible",
+        "Profile",
+    ),
+    "providers.simulated": (
+        "Simulated",
+    ),
+    "providers.static": (
+        "Static",
+    ),
+    "request": (
+        "EmbedRequest",
+        "GenerateRequest",
+        "Request",
+    ),
+    "response": (
+        "EventSource",
+        "Outcome",
+        "Response",
+        "Timing",
+        "WrappedSource",
+    ),
+    "schema": (
+        "OutputSchema",
+        "Tool",
+    ),
+    "trace": (
+        "Attempt",
+        "Trace",
+    ),
+    "types": (
+        "Audio",
+        "File",
+        "Image",
+        "Message",
+        "Opaque",
+        "Part",
+        "Refusal",
+        "Text",
+        "Thinking",
+        "ToolCall",
+        "ToolResult",
+    ),
+    "usage": (
+        "FinishReason",
+        "Usage",
+    ),
+    "wrapper": (
+        "Phase",
+        "Stack",
+        "StackOrderWarning",
+        "WrappedProvider",
+        "Wrapper",
+        "describe",
+        "lint",
+    ),
+    "wrappers.attempt_timeout": (
+        "AttemptTimeout",
+    ),
+    "wrappers.circuit_breaker": (
+        "CircuitBreaker",
+    ),
+    "wrappers.deadline": (
+        "Deadline",
+    ),
+    "wrappers.failover": (
+        "Failover",
+    ),
+    "wrappers.retry": (
+        "Retry",
+    ),
+}
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = ["__version__", *sorted(_MODULE)]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("llmprod")
+    module = _MODULE.get(name)
+    if module is None:
+        raise AttributeError(f"module 'llmprod' has no attribute {name!r}")
+    # The wrapper modules share their names with nothing public, so the value may be kept as the attribute.
+    value = getattr(import_module(f"llmprod.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,47 @@
+"""Stacks that are right for most applications."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llmprod.clock import SYSTEM_CLOCK, SYSTEM_RANDOM, Clock, Random
+from llmprod.provider import Provider
+from llmprod.providers.static import Static
+from llmprod.wrapper import Stack
+from llmprod.wrappers.attempt_timeout import AttemptTimeout
+from llmprod.wrappers.circuit_breaker import CircuitBreaker
+from llmprod.wrappers.deadline import Deadline
+from llmprod.wrappers.failover import Failover
+from llmprod.wrappers.retry import Retry
+
+__all__ = ["standard"]
+
+
+def standard(
+    primary: Provider,
+    fallbacks: Sequence[Provider] = (),
+    *,
+    deadline: float = 600.0,
+    attempts: int = 3,
+    clock: Clock = SYSTEM_CLOCK,
+    random: Random = SYSTEM_RANDOM,
+) -> Provider:
+    """Return the standard stack: Deadline → Retry → Failover → (CircuitBreaker → AttemptTimeout) for each target.
+
+    Args:
+        primary: asked first.
+        fallbacks: asked in order when those before can't serve a call.
+        deadline: seconds that a call may take in all (default 600).
+        attempts: rounds of attempts (default 3).
+        clock: the breakers' time.
+        random: the breakers' chance.
+    """
+    targets = [_deployment(target, clock, random) for target in (primary, *fallbacks)]
+    inner = Failover(*targets) if len(targets) > 1 else targets[0]
+    return Stack(Deadline(deadline), Retry(attempts))(inner)
+
+
+def _deployment(target: Provider, clock: Clock, random: Random) -> Provider:
+    if isinstance(target, Static):
+        return target  # it has nothing that could fail or take time
+    return Stack(CircuitBreaker(clock=clock, random=random), AttemptTimeout())(target)

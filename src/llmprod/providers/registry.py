@@ -1,0 +1,69 @@
+"""From model strings such as ``openai:gpt-5`` or ``vllm-server:Qwen/Qwen3-8B@http://gpu1:8000/v1`` to providers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmprod.errors import InvalidArgument
+from llmprod.provider import Provider
+from llmprod.providers._http_provider import Key
+from llmprod.providers._http import HTTPOptions
+
+__all__ = ["PREFIXES", "from_string"]
+
+_COMPATIBLE = {
+    "vllm-server": "vllm",
+    "tgi": "tgi",
+    "trtllm": "trtllm",
+    "ollama": "ollama",
+    "llamacpp": "llamacpp",
+    "openrouter": "openrouter",
+    "azure": "azure",
+    "openai-compatible": "generic",
+}
+
+PREFIXES = ("openai", "openai-responses", "anthropic", "google", *_COMPATIBLE, "simulated", "static")
+"""What may stand before the colon of a model string."""
+
+
+def from_string(
+    model: str, *, api_key: Key | None = None, base_url: str | None = None, http: HTTPOptions | None = None
+) -> Provider:
+    """Return the provider that a model string names.
+
+    Args:
+        model: ``prefix:model`` or ``prefix:model@base-url``.
+        api_key: instead of the prefix's environment variable.
+        base_url: instead of ``@base-url``.
+        http: how to reach the server.
+
+    Raises:
+        InvalidArgument: unknown prefix or no model.
+        MissingKey: the API needs a key and none is there.
+    """
+    prefix, colon, rest = model.partition(":")
+    if not colon or prefix not in PREFIXES or not rest:
+        shown = repr(model)[:60]
+        raise InvalidArgument("model", shown, "prefix:model, with a prefix of " + ", ".join(PREFIXES))
+    if prefix in ("simulated", "static"):
+        from llmprod.providers.simulated import Simulated
+        from llmprod.providers.static import Static
+
+        return Simulated(rest) if prefix == "simulated" else Static(rest)
+    name, at, address = rest.partition("@http")
+    options: dict[str, Any] = {"api_key": api_key, "http": http, "base_url": f"http{address}" if at else base_url}
+    if prefix in ("openai", "openai-responses"):
+        from llmprod.providers.openai import OpenAI
+
+        return OpenAI(name, api="responses" if prefix == "openai-responses" else "chat", **options)
+    if prefix == "anthropic":
+        from llmprod.providers.anthropic import Anthropic
+
+        return Anthropic(name, **options)
+    if prefix == "google":
+        from llmprod.providers.google import Google
+
+        return Google(name, **options)
+    from llmprod.providers.openai_compatible import OpenAICompatible
+
+    return OpenAICompatible(name, profile=_COMPATIBLE[prefix], **options)

@@ -1,0 +1,1 @@
+"""What `llmprod` gives to tests: of itself and of the applications that use it."""
