@@ -1,7 +1,7 @@
 """Every Python block of the documentation runs.
 
 The blocks of a page run in their order, in one namespace, in a process of their own that reaches no network but
-loopback and has no API keys. `await` at the top level works, as in a notebook. A block fenced as ```python notest
+loopback and has no API keys. `await` at the top level works, as in a notebook. A block fenced as ```python {.notest}
 is compiled but not run; that is for blocks that need a real provider, and such a block must name one.
 
 As a program, this file runs one page: `python tests/docs/test_snippets.py docs/index.md`.
@@ -24,6 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 TIMEOUT_S = 120
 FENCE = re.compile(r"^(?P<indent>[ \t]*)(?P<ticks>`{3,}|~{3,})[ \t]*(?P<info>[^`\n]*)$")
+# What may follow the language; anything else the site would show as running text.
+OPTIONS = re.compile(r"""(\{[^{}]*\}|((title|hl_lines|linenums)="[^"]*"\s*)*)""")
 # What a block has to contain for `notest` to be true of it: a real provider's model string or class, or an SDK.
 NEEDS_A_PROVIDER = re.compile(
     r"\b(openai|anthropic|google|gemini|azure|openrouter|ollama|vllm|tgi|trtllm|llamacpp)[a-z-]*\b", re.IGNORECASE
@@ -55,10 +57,12 @@ def blocks_of(text: str) -> list[Block]:
             number += 1
         if number == len(lines):
             raise ValueError(f"the block opened on line {start} is never closed")
-        words = opening["info"].split()
-        if words and words[0] in {"python", "py"}:
+        language, _, options = opening["info"].strip().partition(" ")
+        if not OPTIONS.fullmatch(options.strip()):
+            raise ValueError(f'line {start}: the site does not understand {options!r}; write {{.notest}} or title="…"')
+        if language in {"python", "py"}:
             code = textwrap.dedent("\n".join(lines[start:number])) + "\n"
-            blocks.append(Block(code=code, line=start + 1, runs="notest" not in words))
+            blocks.append(Block(code=code, line=start + 1, runs=".notest" not in options.strip("{} ").split()))
         number += 1
     return blocks
 
@@ -156,7 +160,7 @@ raise AssertionError("an example of a block is no block")
 ```
 ````
 
-```python notest
+```python {.notest}
 Client("openai:some-model").generate("hello")
 ```
 
@@ -187,8 +191,9 @@ def test_blocks_of_a_page_share_one_namespace(tmp_path: Path) -> None:
     [
         pytest.param("text\n\n```python\nx = 1\nx.y\n```\n", 'page.md", line 5', id="error-names-the-line-of-the-page"),
         pytest.param("```python\nx = 1\n", "never closed", id="unclosed"),
-        pytest.param("```python notest\nopenai: =\n```\n", "SyntaxError", id="notest-is-compiled"),
-        pytest.param("```python notest\nx = 1\n```\n", "needs no real provider", id="notest-needs-a-reason"),
+        pytest.param("```python notest\nx = 1\n```\n", "does not understand", id="option-the-site-cannot-read"),
+        pytest.param("```python {.notest}\nopenai: =\n```\n", "SyntaxError", id="notest-is-compiled"),
+        pytest.param("```python {.notest}\nx = 1\n```\n", "needs no real provider", id="notest-needs-a-reason"),
         pytest.param(
             "```python\nimport socket\nsocket.create_connection(('192.0.2.1', 80))\n```\n",
             "run without network",
