@@ -43,7 +43,7 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(PY) -m mypy
 	$(PY) -m pyright --pythonpath $(PY)
-	$(PY) -m pyright --pythonpath $(PY) --ignoreexternal --verifytypes llmprod
+	PYTHONPATH=src $(PY) -m pyright --pythonpath $(PY) --ignoreexternal --verifytypes llmprod
 
 floors: $(VENV)/.dev
 	$(VENV)/bin/lint-imports
