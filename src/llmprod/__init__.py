@@ -10,10 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
-    from llmprod.verdict import Action as Action
-    from llmprod.verdict import Classifier as Classifier
-    from llmprod.verdict import Verdict as Verdict
-    from llmprod.verdict import classify as classify
     from llmprod.client import AsyncClient as AsyncClient
     from llmprod.client import CallOptions as CallOptions
     from llmprod.client import Client as Client
@@ -114,6 +110,10 @@ if TYPE_CHECKING:
     from llmprod.types import ToolResult as ToolResult
     from llmprod.usage import FinishReason as FinishReason
     from llmprod.usage import Usage as Usage
+    from llmprod.verdict import Action as Action
+    from llmprod.verdict import Classifier as Classifier
+    from llmprod.verdict import Verdict as Verdict
+    from llmprod.verdict import classify as classify
     from llmprod.wrapper import Phase as Phase
     from llmprod.wrapper import Stack as Stack
     from llmprod.wrapper import StackOrderWarning as StackOrderWarning
@@ -149,12 +149,8 @@ _HOME = {
         "Random",
         "SystemClock",
     ),
-    "context": (
-        "Context",
-    ),
-    "decorators": (
-        "resilient",
-    ),
+    "context": ("Context",),
+    "decorators": ("resilient",),
     "errors": (
         "AllTargetsFailed",
         "AttemptTimedOut",
@@ -206,44 +202,28 @@ _HOME = {
         "ToolCallDone",
         "UsageUpdate",
     ),
-    "mechanisms.backoff": (
-        "Backoff",
-    ),
+    "mechanisms.backoff": ("Backoff",),
     "mechanisms.circuit_breaker": (
         "Breaker",
         "BreakerOptions",
         "BreakerState",
     ),
-    "presets": (
-        "standard",
-    ),
+    "presets": ("standard",),
     "provider": (
         "BaseProvider",
         "Capabilities",
         "Provider",
     ),
-    "providers._http": (
-        "HTTPOptions",
-    ),
-    "providers.anthropic": (
-        "Anthropic",
-    ),
-    "providers.google": (
-        "Google",
-    ),
-    "providers.openai": (
-        "OpenAI",
-    ),
+    "providers._http": ("HTTPOptions",),
+    "providers.anthropic": ("Anthropic",),
+    "providers.google": ("Google",),
+    "providers.openai": ("OpenAI",),
     "providers.openai_compatible": (
         "OpenAICompatible",
         "Profile",
     ),
-    "providers.simulated": (
-        "Simulated",
-    ),
-    "providers.static": (
-        "Static",
-    ),
+    "providers.simulated": ("Simulated",),
+    "providers.static": ("Static",),
     "request": (
         "EmbedRequest",
         "GenerateRequest",
@@ -290,25 +270,15 @@ _HOME = {
         "describe",
         "lint",
     ),
-    "wrappers.attempt_timeout": (
-        "AttemptTimeout",
-    ),
-    "wrappers.circuit_breaker": (
-        "CircuitBreaker",
-    ),
-    "wrappers.deadline": (
-        "Deadline",
-    ),
-    "wrappers.failover": (
-        "Failover",
-    ),
-    "wrappers.retry": (
-        "Retry",
-    ),
+    "wrappers.attempt_timeout": ("AttemptTimeout",),
+    "wrappers.circuit_breaker": ("CircuitBreaker",),
+    "wrappers.deadline": ("Deadline",),
+    "wrappers.failover": ("Failover",),
+    "wrappers.retry": ("Retry",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
-__all__ = ["__version__", *sorted(_MODULE)]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = ["__version__", *sorted(_MODULE)]  # noqa: PLE0604  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

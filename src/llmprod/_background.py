@@ -51,7 +51,9 @@ class Background:
         if os.getpid() != self.pid:
             raise ForkedProcess("a Client")
         if threading.current_thread() is self._thread:
-            raise RuntimeError("a synchronous call inside llmprod's own event loop would wait for itself; use AsyncClient there")
+            raise RuntimeError(
+                "a synchronous call inside llmprod's own event loop would wait for itself; use AsyncClient there"
+            )
         assert self._portal is not None
         future = self._portal.start_task_soon(function, *args)
         try:
@@ -87,7 +89,7 @@ _current: Background | None = None
 
 def background() -> Background:
     """Return this process's background loop, starting it at first use (and again in a forked child)."""
-    global _current
+    global _current  # noqa: PLW0603 - one loop a process is the point
     with _lock:
         if _current is None or _current.pid != os.getpid():
             _current = Background()
@@ -96,7 +98,7 @@ def background() -> Background:
 
 def _forget() -> None:
     # A fork may happen while another thread holds the lock; the child starts with a fresh one.
-    global _lock, _current
+    global _lock, _current  # noqa: PLW0603
     _lock = threading.Lock()
     _current = None
 

@@ -106,7 +106,9 @@ class _Core:
         others = [_target(f"fallbacks[{place}]", item, http=http) for place, item in enumerate(fallbacks)]
         if wrappers is not None:
             if others:
-                raise InvalidArgument("fallbacks", "given with wrappers", "either of them; or pass Failover(...) as the model")
+                raise InvalidArgument(
+                    "fallbacks", "given with wrappers", "either of them; or pass Failover(...) as the model"
+                )
             self.provider = Stack(*wrappers)(primary)
         elif others or not (isinstance(primary, WrappedProvider) or hasattr(primary, "targets")):
             self.provider = standard(primary, others, clock=clock, random=random)
@@ -122,7 +124,7 @@ class _Core:
 
     async def call(self, make: Callable[[], Request], options: Mapping[str, Any]) -> Response:
         if self.closed:
-            raise ClientClosed()
+            raise ClientClosed
         request = make()
         deadline = options.get("deadline")
         seconds("deadline", deadline, optional=True)
@@ -152,14 +154,20 @@ class _Core:
         if "stop" in fields:
             stop = fields["stop"]
             fields["stop"] = (stop,) if isinstance(stop, str) else tuple(stop or ())
-        return GenerateRequest(messages=coerce_messages(messages, system=options.get("system")), stream=stream, **fields)
+        return GenerateRequest(
+            messages=coerce_messages(messages, system=options.get("system")), stream=stream, **fields
+        )
 
-    def embed_request(self, inputs: str | Sequence[str], dimensions: int | None, options: Mapping[str, Any]) -> EmbedRequest:
+    def embed_request(
+        self, inputs: str | Sequence[str], dimensions: int | None, options: Mapping[str, Any]
+    ) -> EmbedRequest:
         self._known(options, _CALL)
-        if not isinstance(inputs, (str, Sequence)) or isinstance(inputs, bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(inputs, (str, Sequence)) or isinstance(inputs, bytes):
             raise InvalidArgument("inputs", type(inputs).__name__, "a string or a sequence of strings")
         fields = {name: options[name] for name in ("extra", "drop_unsupported") if name in options}
-        return EmbedRequest(inputs=(inputs,) if isinstance(inputs, str) else tuple(inputs), dimensions=dimensions, **fields)
+        return EmbedRequest(
+            inputs=(inputs,) if isinstance(inputs, str) else tuple(inputs), dimensions=dimensions, **fields
+        )
 
     def _known(self, options: Mapping[str, Any], allowed: frozenset[str]) -> None:
         for name in options:
@@ -167,7 +175,9 @@ class _Core:
                 raise InvalidArgument(name, "an unknown option", ", ".join(sorted(allowed)))
         for name in options.get("extra", ()):
             if name not in self._kinds:
-                raise InvalidArgument(f"extra[{name!r}]", "a provider that is not in the stack", ", ".join(sorted(self._kinds)))
+                raise InvalidArgument(
+                    f"extra[{name!r}]", "a provider that is not in the stack", ", ".join(sorted(self._kinds))
+                )
 
 
 _NOT_FIELDS = {"system", "deadline", "tags", "prompt", "lineage"}
@@ -179,7 +189,9 @@ def _target(field: str, model: object, **options: Any) -> Provider:
     if isinstance(model, Provider):
         for name in ("api_key", "base_url"):
             if options.get(name) is not None:
-                raise InvalidArgument(name, "given beside a provider", "a model string to apply it to; pass it to the provider")
+                raise InvalidArgument(
+                    name, "given beside a provider", "a model string to apply it to; pass it to the provider"
+                )
         return model
     raise InvalidArgument(field, type(model).__name__, "a model string such as 'openai:gpt-5', or a provider")
 

@@ -10,10 +10,10 @@ import re
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from llmprod.verdict import Verdict
     from llmprod.response import Response
     from llmprod.trace import Trace
     from llmprod.usage import Usage
+    from llmprod.verdict import Verdict
 
 Origin = Literal["user", "app", "provider", "network", "policy"]
 
@@ -53,7 +53,7 @@ class InvalidArgument(LLMProdError, ValueError):
         allowed: what is allowed, in words.
     """
 
-    origin = "app"
+    origin: Origin = "app"
 
     def __init__(self, field: str, given: str, allowed: str) -> None:
         super().__init__(field, given, allowed)
@@ -76,7 +76,7 @@ class UnsupportedParameter(LLMProdError):
         fields: the request's fields, by name.
     """
 
-    origin = "app"
+    origin: Origin = "app"
 
     def __init__(self, target: str, fields: tuple[str, ...]) -> None:
         super().__init__(target, fields)
@@ -212,7 +212,7 @@ class RateLimited(ProviderError):
 class QuotaExhausted(ProviderError):
     """The account's quota, credit or spend limit is used up; waiting does not help."""
 
-    origin = "app"
+    origin: Origin = "app"
     what = "quota exhausted"
 
 
@@ -233,28 +233,28 @@ class ServerError(ProviderError):
 class AuthenticationFailed(ProviderError):
     """401: the key is missing, wrong or revoked."""
 
-    origin = "app"
+    origin: Origin = "app"
     what = "authentication failed"
 
 
 class PermissionDenied(ProviderError):
     """402 or 403: the key may not do this."""
 
-    origin = "app"
+    origin: Origin = "app"
     what = "permission denied"
 
 
 class NotFound(ProviderError):
     """404: no such model or endpoint."""
 
-    origin = "app"
+    origin: Origin = "app"
     what = "not found"
 
 
 class BadRequest(ProviderError):
     """400, 413 or 422: the provider says that the request is wrong."""
 
-    origin = "user"
+    origin: Origin = "user"
     what = "request refused as invalid"
 
 
@@ -267,7 +267,7 @@ class ContextTooLong(BadRequest):
 class ContentFiltered(BadRequest):
     """The provider's content policy refused the request."""
 
-    origin = "policy"
+    origin: Origin = "policy"
     what = "refused by the provider's content policy"
 
 
@@ -277,7 +277,7 @@ class ContentFiltered(BadRequest):
 class TransportError(CallError):
     """The network, a proxy or the server's HTTP failed."""
 
-    origin = "network"
+    origin: Origin = "network"
     transient = True
     what = "transport error"
 
@@ -297,14 +297,14 @@ class ReadError(TransportError):
 class TruncatedAnswer(TransportError):
     """The answer ended without the terminal event of its API; it is not complete, however it looks."""
 
-    origin = "provider"
+    origin: Origin = "provider"
     what = "the answer ended before its terminal event"
 
 
 class ProtocolError(TransportError):
     """What arrived is not an answer: HTML, an empty body, malformed JSON or events."""
 
-    origin = "provider"
+    origin: Origin = "provider"
     what = "not a valid answer"
 
 
@@ -318,7 +318,7 @@ class CallTimeout(CallError, TimeoutError):
         limit: the limit in seconds.
     """
 
-    origin = "provider"
+    origin: Origin = "provider"
     transient = True
     what = "timed out"
 
@@ -332,7 +332,7 @@ class CallTimeout(CallError, TimeoutError):
 class ConnectTimeout(CallTimeout):
     """No connection within the connect limit."""
 
-    origin = "network"
+    origin: Origin = "network"
     what = "connecting timed out"
 
 
@@ -357,7 +357,7 @@ class AttemptTimedOut(CallTimeout):
 class DeadlineExceeded(CallTimeout):
     """The whole call's time is up."""
 
-    origin = "app"
+    origin: Origin = "app"
     transient = False
     what = "the call's deadline passed"
 
@@ -368,7 +368,7 @@ class DeadlineExceeded(CallTimeout):
 class Rejected(CallError):
     """This process refused to start the attempt; the provider was not asked."""
 
-    origin = "policy"
+    origin: Origin = "policy"
     transient = True
     what = "refused locally"
 
@@ -422,24 +422,26 @@ class AllTargetsFailed(CallError):
             self.origin = last.origin
 
     def __str__(self) -> str:
-        told = "; ".join(str(error) if isinstance(error, LLMProdError) else f"{target}: {type(error).__name__}"
-                         for target, error in self.attempts)
+        told = "; ".join(
+            str(error) if isinstance(error, LLMProdError) else f"{target}: {type(error).__name__}"
+            for target, error in self.attempts
+        )
         return f"all targets failed: {told}" if told else "no target can serve the request"
 
 
 class InvalidOutput(CallError):
     """The answer does not fit the output schema that was asked for (or was cut by ``max_tokens``)."""
 
-    origin = "provider"
+    origin: Origin = "provider"
     transient = True
     what = "the answer does not fit the output schema"
 
 
 __all__ = [
     "AllTargetsFailed", "AttemptTimedOut", "AuthenticationFailed", "BadRequest", "CallError", "CallTimeout",
-    "CircuitOpen", "ClientClosed", "ConnectError", "ConnectTimeout", "ContentFiltered", "ContextTooLong", "DeadlineExceeded",
-    "FirstTokenTimeout", "ForkedProcess", "IdleTimeout", "InvalidArgument", "InvalidOutput", "LLMProdError",
-    "MissingKey", "NotFound", "Origin", "Overloaded", "PermissionDenied", "ProtocolError", "ProviderError",
-    "QuotaExhausted", "RateLimited", "ReadError", "Rejected", "ServerError", "StreamInterrupted", "TransportError",
-    "TruncatedAnswer", "UnsupportedParameter", "machine_token",
+    "CircuitOpen", "ClientClosed", "ConnectError", "ConnectTimeout", "ContentFiltered", "ContextTooLong",
+    "DeadlineExceeded", "FirstTokenTimeout", "ForkedProcess", "IdleTimeout", "InvalidArgument",
+    "InvalidOutput", "LLMProdError", "MissingKey", "NotFound", "Origin", "Overloaded", "PermissionDenied",
+    "ProtocolError", "ProviderError", "QuotaExhausted", "RateLimited", "ReadError", "Rejected", "ServerError",
+    "StreamInterrupted", "TransportError", "TruncatedAnswer", "UnsupportedParameter", "machine_token",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from llmprod.context import Context
 from llmprod.errors import UnsupportedParameter
@@ -84,7 +84,8 @@ class Capabilities:
         if stuck:
             raise UnsupportedParameter(target, tuple(sorted(stuck)))
         dropped = tuple(sorted(lacking))
-        return replace(request, **{name: () if name == "stop" else None for name in dropped}), dropped
+        left_out: dict[str, Any] = {name: () if name == "stop" else None for name in dropped}
+        return replace(request, **left_out), dropped
 
     def __or__(self, other: Capabilities) -> Capabilities:
         """Return what either can do: a router over both."""
@@ -111,10 +112,14 @@ class Provider(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What traces and errors call it."""
+        ...
 
     @property
-    def capabilities(self) -> Capabilities: ...
+    def capabilities(self) -> Capabilities:
+        """What it can do."""
+        ...
 
     async def send(self, request: Request, context: Context) -> Response:
         """Return when the answer is committed: whole, or open with its first content there."""
@@ -163,7 +168,7 @@ class BaseProvider(ABC):
         response.on_close(lambda outcome: attempt.ended(outcome, clock.now() - started))
         return response
 
-    async def aclose(self) -> None:
+    async def aclose(self) -> None:  # noqa: B027 - most have nothing to release
         """Release resources; nothing to release by default."""
 
     def __repr__(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 from llmprod._validate import between, whole
 from llmprod.errors import InvalidArgument
@@ -21,8 +21,9 @@ _NO_EXTRA: Extra = {}
 
 
 def _extra(extra: Any) -> None:
-    if not isinstance(extra, Mapping) or not all(isinstance(value, Mapping) for value in extra.values()):  # pyright: ignore
-        raise InvalidArgument("extra", type(extra).__name__, "a dict by provider name, such as {'openai': {'store': False}}")
+    given = type(extra).__name__
+    if not isinstance(extra, Mapping) or not all(isinstance(value, Mapping) for value in cast("Extra", extra).values()):
+        raise InvalidArgument("extra", given, "a dict by provider name, such as {'openai': {'store': False}}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +80,7 @@ class GenerateRequest:
         between("presence_penalty", self.presence_penalty, -2, 2, optional=True)
         whole("seed", self.seed, -(2**63), optional=True)
         whole("logprobs", self.logprobs, 0, optional=True)
-        if not isinstance(self.stop, tuple) or not all(isinstance(item, str) and item for item in self.stop):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(self.stop, tuple) or not all(isinstance(item, str) and item for item in self.stop):
             raise InvalidArgument("stop", type(self.stop).__name__, "non-empty strings in a tuple")
         if self.reasoning_effort is not None and self.reasoning_effort not in EFFORTS:
             raise InvalidArgument("reasoning_effort", repr(self.reasoning_effort)[:40], ", ".join(EFFORTS))
@@ -87,7 +88,9 @@ class GenerateRequest:
         if len(set(names)) != len(names):
             raise InvalidArgument("tools", "two tools of one name", "different names")
         if self.tool_choice is not None and self.tool_choice not in ("auto", "none", "required", *names):
-            raise InvalidArgument("tool_choice", repr(self.tool_choice)[:70], ", ".join(["auto", "none", "required", *names]))
+            raise InvalidArgument(
+                "tool_choice", repr(self.tool_choice)[:70], ", ".join(["auto", "none", "required", *names])
+            )
         if self.tool_choice not in (None, "none", "auto") and not names:
             raise InvalidArgument("tool_choice", repr(self.tool_choice)[:70], "tools to choose from")
         _extra(self.extra)
@@ -125,8 +128,10 @@ class EmbedRequest:
         if not self.inputs:
             raise InvalidArgument("inputs", "nothing", "at least one text")
         for place, text in enumerate(self.inputs):
-            if not isinstance(text, str) or not text:  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise InvalidArgument(f"inputs[{place}]", "empty" if text == "" else type(text).__name__, "a non-empty string")
+            if not isinstance(text, str) or not text:
+                raise InvalidArgument(
+                    f"inputs[{place}]", "empty" if text == "" else type(text).__name__, "a non-empty string"
+                )
         whole("dimensions", self.dimensions, 1, optional=True)
         _extra(self.extra)
 

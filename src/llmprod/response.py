@@ -125,9 +125,6 @@ class _Builder:
         return Thinking(text) if self.kind is Thinking else Refusal(text) if self.kind is Refusal else Text(text)
 
 
-_DELTAS: dict[type, type] = {TextDelta: Text, ThinkingDelta: Thinking, RefusalDelta: Refusal}
-
-
 class Response:
     """An answer. Whole when ``stream`` was not asked for; otherwise open, its first content already there.
 
@@ -237,7 +234,9 @@ class Response:
         """
         schema = self._request.output if isinstance(self._request, GenerateRequest) else None
         if schema is None:
-            raise InvalidArgument("output", "None", "a type or JSON Schema, passed with the request, to parse the answer by")
+            raise InvalidArgument(
+                "output", "None", "a type or JSON Schema, passed with the request, to parse the answer by"
+            )
         if not self.complete:
             raise InvalidArgument("parsed", "a stream that is still open", "a response read to its end")
         if self.finish_reason != "stop":
@@ -361,7 +360,9 @@ class Response:
             self._source = wrap(self._source)
             self._next = self._source.__anext__
 
-    def _settle(self, kind: Literal["ok", "error", "cancelled", "closed", "abandoned"], error: BaseException | None = None) -> None:
+    def _settle(
+        self, kind: Literal["ok", "error", "cancelled", "closed", "abandoned"], error: BaseException | None = None
+    ) -> None:
         if self._outcome is not None:
             return
         self._ended = self.context.clock.now()
@@ -371,7 +372,7 @@ class Response:
         for callback in callbacks:
             try:
                 callback(outcome)
-            except Exception as error:  # every permit must go back, so one bad callback stops no other
+            except Exception as error:  # noqa: BLE001 - every permit must go back: one bad callback stops no other
                 failure = failure or error
         if failure is not None:
             raise failure
@@ -404,14 +405,14 @@ class Response:
             raise self._error
 
     def _absorb(self, event: Event) -> None:
-        kind = type(event)
-        if kind is TextDelta or kind is ThinkingDelta or kind is RefusalDelta:
-            builder = self._builders.get(event.part)  # type: ignore[union-attr]  # pyright: ignore
-            if builder is None:
-                builder = self._builders[event.part] = _Builder(_DELTAS[kind])  # type: ignore[union-attr]  # pyright: ignore
-            builder.pieces.append(event.text)  # type: ignore[union-attr]  # pyright: ignore
-            if kind is TextDelta and event.logprobs:  # type: ignore[union-attr]  # pyright: ignore
-                self.logprobs.extend(event.logprobs)  # type: ignore[union-attr]  # pyright: ignore
+        if type(event) is TextDelta:
+            self._written(event.part, Text).append(event.text)
+            if event.logprobs:
+                self.logprobs.extend(event.logprobs)
+        elif isinstance(event, ThinkingDelta):
+            self._written(event.part, Thinking).append(event.text)
+        elif isinstance(event, RefusalDelta):
+            self._written(event.part, Refusal).append(event.text)
         elif isinstance(event, ToolCallDelta):
             builder = self._builders.get(event.part)
             if builder is None:
@@ -436,9 +437,17 @@ class Response:
             self._builders.clear()
             self.logprobs.clear()
 
+    def _written(self, part: int, kind: type) -> list[str]:
+        builder = self._builders.get(part)
+        if builder is None:
+            builder = self._builders[part] = _Builder(kind)
+        return builder.pieces
+
     def __del__(self) -> None:
         if getattr(self, "_outcome", self) is None:
-            warnings.warn(f"{self!r} was dropped unread; use 'async with' or aclose()", ResourceWarning, stacklevel=2, source=self)
+            warnings.warn(
+                f"{self!r} was dropped unread; use 'async with' or aclose()", ResourceWarning, stacklevel=2, source=self
+            )
             abandon = getattr(self._source, "abandon", None)
             if abandon is not None:
                 abandon()

@@ -1,4 +1,4 @@
-"""Tools and output schemas: JSON Schema, written by hand or taken from Python types, checked before a request is sent."""
+"""Tools and output schemas: JSON Schema by hand or from Python types, checked before a request is sent."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def check_schema(field: str, schema: object) -> dict[str, Any]:
     if not isinstance(schema, dict):
         raise InvalidArgument(field, type(schema).__name__, "a JSON Schema as a dict")
     schema = cast("dict[str, Any]", schema)
-    kind = schema.get("type")
-    kinds = cast("list[Any]", kind) if isinstance(kind, list) else [kind] if "type" in schema else []
-    for name in kinds:
+    kind: Any = schema.get("type", [])
+    names: list[Any] = kind if type(kind) is list else [kind]  # pyright: ignore[reportUnknownVariableType]
+    for name in names:
         if not isinstance(name, str) or name not in _TYPES:
             raise InvalidArgument(f"{field}.type", repr(name)[:40], ", ".join(sorted(_TYPES)))
     for key in ("properties", "$defs", "definitions", "patternProperties"):
@@ -50,9 +50,10 @@ def check_schema(field: str, schema: object) -> dict[str, Any]:
                 raise InvalidArgument(f"{field}.{key}", type(schema[key]).__name__, "a list of at least one schema")
             for place, inner in enumerate(schema[key]):
                 _check_inner(f"{field}.{key}[{place}]", inner)
-    required = schema.get("required", [])
-    if not isinstance(required, list) or not all(isinstance(name, str) for name in cast("list[Any]", required)):
-        raise InvalidArgument(f"{field}.required", type(required).__name__, "a list of property names")
+    required: Any = schema.get("required", [])
+    names = required if type(required) is list else [None]
+    if not all(isinstance(name, str) for name in names):
+        raise InvalidArgument(f"{field}.required", type(names).__name__, "a list of property names")
     if "enum" in schema and not isinstance(schema["enum"], list):
         raise InvalidArgument(f"{field}.enum", type(schema["enum"]).__name__, "a list")
     return schema
@@ -80,8 +81,10 @@ class Tool:
     strict: bool | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not _NAME.match(self.name) or self.name in _RESERVED:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InvalidArgument("tool.name", repr(self.name)[:70], "letters, digits, _ and -, at most 64; not auto, none, required")
+        if not isinstance(self.name, str) or not _NAME.match(self.name) or self.name in _RESERVED:
+            raise InvalidArgument(
+                "tool.name", repr(self.name)[:70], "letters, digits, _ and -, at most 64; not auto, none, required"
+            )
         check_schema(f"tool {self.name}.parameters", self.parameters)
         if self.parameters.get("type", "object") != "object":
             raise InvalidArgument(f"tool {self.name}.parameters.type", repr(self.parameters["type"]), "object")
@@ -93,7 +96,9 @@ class Tool:
         signature = inspect.signature(function, eval_str=True)
         for name, parameter in signature.parameters.items():
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                raise InvalidArgument(f"tool {function.__name__}.{name}", "a variadic parameter", "named parameters only")
+                raise InvalidArgument(
+                    f"tool {function.__name__}.{name}", "a variadic parameter", "named parameters only"
+                )
             kind = Any if parameter.annotation is parameter.empty else parameter.annotation
             fields[name] = (kind, ... if parameter.default is parameter.empty else parameter.default)
         schema = create_model(function.__name__, **fields).model_json_schema()
@@ -132,10 +137,12 @@ class OutputSchema:
                 raise InvalidArgument("output", "an empty dict", "a JSON Schema or a type")
             return cls(name=name or str(schema.get("title", "output")), schema=schema)
         try:
-            adapter: TypeAdapter[Any] = TypeAdapter(output)
+            adapter: TypeAdapter[Any] = TypeAdapter(cast("Any", output))
             schema = adapter.json_schema()
         except (PydanticUserError, TypeError, NameError) as error:
-            raise InvalidArgument("output", repr(output)[:80], "a type that pydantic knows, or a JSON Schema as a dict") from error
+            raise InvalidArgument(
+                "output", repr(output)[:80], "a type that pydantic knows, or a JSON Schema as a dict"
+            ) from error
         given = name or getattr(output, "__name__", "output")
         return cls(name=re.sub(r"[^a-zA-Z0-9_-]", "_", str(given))[:64], schema=schema, adapter=adapter)
 
@@ -148,7 +155,9 @@ class OutputSchema:
         try:
             return self.adapter.validate_json(text) if self.adapter else from_json(text)
         except ValidationError as error:
-            places = ", ".join(".".join(map(str, item["loc"])) or "the whole" for item in error.errors(include_input=False)[:5])
+            places = ", ".join(
+                ".".join(map(str, item["loc"])) or "the whole" for item in error.errors(include_input=False)[:5]
+            )
             raise InvalidOutput(detail=f"{error.error_count()} errors for {self.name}: {places}") from None
         except ValueError:
             raise InvalidOutput(detail=f"no JSON, {len(text)} chars") from None

@@ -6,8 +6,8 @@ import html
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from llmprod.verdict import Action, classify
 from llmprod.errors import CallError
+from llmprod.verdict import Action, classify
 
 if TYPE_CHECKING:
     from llmprod.response import Outcome
@@ -142,7 +142,9 @@ class Trace:
     def __str__(self) -> str:
         cells = self._cells()
         widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-        return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells)
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
+        )
 
     def __repr__(self) -> str:
         return f"<Trace of {len(self.attempts)} attempts>"
@@ -156,7 +158,8 @@ class Trace:
             + "</tr>"
             for entry, row in zip(self.entries, body, strict=True)
         )
-        return f"<table><thead><tr>{''.join(f'<th>{cell}</th>' for cell in head)}</tr></thead><tbody>{rows}</tbody></table>"
+        titles = "".join(f"<th>{cell}</th>" for cell in head)
+        return f"<table><thead><tr>{titles}</tr></thead><tbody>{rows}</tbody></table>"
 
 
 def _seconds(value: float | None) -> str:

@@ -57,7 +57,7 @@ class _Media:
         kind = type(self).__name__.lower()
         if (self.data is None) == (self.url is None):
             raise InvalidArgument(kind, "both or neither of data and url", "exactly one of data (bytes) and url")
-        if self.data is not None and not isinstance(self.data, bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if self.data is not None and not isinstance(self.data, bytes):
             raise InvalidArgument(f"{kind}.data", type(self.data).__name__, "bytes")
         if self.data is not None and self.media_type is None:
             raise InvalidArgument(f"{kind}.media_type", "None", "a media type such as image/png, needed with data")
@@ -242,10 +242,10 @@ class Message:
     def __post_init__(self) -> None:
         if self.role not in ROLES:
             raise InvalidArgument("role", repr(self.role)[:40], ", ".join(ROLES))
-        if not isinstance(self.parts, tuple):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(self.parts, tuple):
             object.__setattr__(self, "parts", _parts(self.parts))
         for part in self.parts:
-            if not isinstance(part, _PARTS):  # pyright: ignore[reportUnnecessaryIsInstance]
+            if not isinstance(part, _PARTS):
                 raise InvalidArgument("parts", type(part).__name__, "Text, Image, Audio, File and the other parts")
 
     @classmethod
@@ -264,7 +264,9 @@ class Message:
         return cls("assistant", _parts(content))
 
     @classmethod
-    def tool(cls, call: ToolCall | str, content: str | tuple[Text | Image, ...] | object, *, is_error: bool = False) -> Message:
+    def tool(
+        cls, call: ToolCall | str, content: str | tuple[Text | Image, ...] | object, *, is_error: bool = False
+    ) -> Message:
         """Give the result of a tool call; anything but text and parts is sent as JSON."""
         if not isinstance(content, (str, tuple)):
             content = to_json(content).decode()
@@ -285,9 +287,12 @@ def _parts(content: object) -> tuple[Part, ...]:
         return (Text(content),)
     if isinstance(content, _PARTS):
         return (content,)
+    given = type(content).__name__
     if not isinstance(content, Iterable) or isinstance(content, (bytes, Mapping)):
-        raise InvalidArgument("content", type(content).__name__, "a string, a part, or a sequence of them")
-    return tuple(Text(item) if isinstance(item, str) else cast("Part", item) for item in cast("Iterable[object]", content))
+        raise InvalidArgument("content", given, "a string, a part, or a sequence of them")
+    return tuple(
+        Text(item) if isinstance(item, str) else cast("Part", item) for item in cast("Iterable[object]", content)
+    )
 
 
 # ---- what callers pass ----------------------------------------------------------------------------------------------
@@ -311,7 +316,7 @@ def coerce_messages(messages: object, *, system: str | None = None) -> tuple[Mes
         raise InvalidArgument("messages", "nothing", "at least one message with content")
     result = tuple(item if isinstance(item, Message) else _from_openai(item, place) for place, item in enumerate(items))
     if system is not None:
-        if not isinstance(system, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(system, str):
             raise InvalidArgument("system", type(system).__name__, "a string")
         result = (Message.system(system), *result)
     return result
@@ -329,14 +334,18 @@ def _from_openai(item: object, place: int) -> Message:
     content = message.get("content")
     if role == "tool":
         return Message.tool(str(message.get("tool_call_id", "")), content if content is not None else "")
-    parts = [_openai_part(part, where) for part in content] if isinstance(content, (list, tuple)) else []
+    parts: list[Part] = []
+    if isinstance(content, (list, tuple)):
+        parts = [_openai_part(part, where) for part in cast("Sequence[object]", content)]
     if isinstance(content, str) and content:
         parts = [Text(content)]
     elif content is not None and not isinstance(content, (str, list, tuple)):
         raise InvalidArgument(f"{where}.content", type(content).__name__, "a string or a list of parts")
     for call in message.get("tool_calls") or ():
         function = call.get("function", {})
-        parts.append(ToolCall(str(call.get("id", "")), str(function.get("name", "")), str(function.get("arguments", "{}"))))
+        parts.append(
+            ToolCall(str(call.get("id", "")), str(function.get("name", "")), str(function.get("arguments", "{}")))
+        )
     if not parts:
         raise InvalidArgument(f"{where}.content", "nothing", "text, parts or tool calls")
     return Message(cast("Role", role), tuple(parts))
@@ -354,11 +363,16 @@ def _openai_part(part: object, where: str) -> Part:
             return Text(str(part["text"]))
         if kind == "image_url":
             image = part["image_url"]
-            return _image_url(image if isinstance(image, str) else image["url"], None if isinstance(image, str) else image.get("detail"))
+            return _image_url(
+                image if isinstance(image, str) else image["url"],
+                None if isinstance(image, str) else image.get("detail"),
+            )
         if kind == "input_audio":
             sound = part["input_audio"]
             return Audio(data=base64.b64decode(sound["data"]), media_type=f"audio/{sound['format']}")
-        raise InvalidArgument(f"{where}.content", f"a part of type {kind!r}"[:60], "text, image_url, input_audio, or llmprod's parts")
+        raise InvalidArgument(
+            f"{where}.content", f"a part of type {kind!r}"[:60], "text, image_url, input_audio, or llmprod's parts"
+        )
     raise InvalidArgument(f"{where}.content", type(part).__name__, "strings, parts, or OpenAI-style part dicts")
 
 

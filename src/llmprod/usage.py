@@ -75,7 +75,9 @@ class Usage:
 
     def __repr__(self) -> str:
         shown = ", ".join(
-            f"{item.name}={value!r}" for item in fields(self) if (value := getattr(self, item.name)) != item.default and value
+            f"{item.name}={value!r}"
+            for item in fields(self)
+            if (value := getattr(self, item.name)) != item.default and value
         )
         return f"Usage({shown})"
 

@@ -96,10 +96,14 @@ class Stack(Wrapper):
 
     def __init__(self, *wrappers: Wrapper) -> None:
         for wrapper in wrappers:
-            if not isinstance(wrapper, Wrapper):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise InvalidArgument("wrappers", type(wrapper).__name__, "wrappers such as Retry() or AttemptTimeout()")
+            if not isinstance(wrapper, Wrapper):
+                raise InvalidArgument(
+                    "wrappers", type(wrapper).__name__, "wrappers such as Retry() or AttemptTimeout()"
+                )
         self.wrappers = wrappers
-        for finding in _order([(wrapper.phase, _label(wrapper)) for wrapper in wrappers if not isinstance(wrapper, Stack)]):
+        for finding in _order(
+            [(wrapper.phase, _label(wrapper)) for wrapper in wrappers if not isinstance(wrapper, Stack)]
+        ):
             warnings.warn(finding, StackOrderWarning, stacklevel=2)
 
     @property
@@ -177,9 +181,8 @@ def _order(chain: list[tuple[Phase, str]]) -> list[str]:
     for place, (phase, label) in enumerate(chain):
         for outer_phase, outer_label in chain[:place]:
             if outer_phase > phase:
-                findings.append(
-                    f"{outer_label} stands outside {label}, but {phase.name.lower()} belongs outside {outer_phase.name.lower()}"
-                )
+                here, there = phase.name.lower(), outer_phase.name.lower()
+                findings.append(f"{outer_label} stands outside {label}, but {here} belongs outside {there}")
             elif outer_phase == phase == Phase.RETRY:
                 findings.append(f"{outer_label} stands around {label}: their attempts multiply; use one")
     return findings

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from llmprod.verdict import Classifier, classify
 from llmprod.clock import SYSTEM_CLOCK, SYSTEM_RANDOM, Clock, Random
 from llmprod.context import Context
 from llmprod.errors import CircuitOpen
@@ -17,6 +16,7 @@ from llmprod.mechanisms.circuit_breaker import Breaker, BreakerOptions, BreakerS
 from llmprod.provider import Provider
 from llmprod.request import Request
 from llmprod.response import Outcome, Response
+from llmprod.verdict import Classifier, classify
 from llmprod.wrapper import Phase, WrappedProvider, Wrapper
 
 __all__ = ["CircuitBreaker"]
@@ -75,8 +75,8 @@ class CircuitBreaker(Wrapper):
         return _CircuitBreakerProvider(inner, self)
 
     def __repr__(self) -> str:
-        options = self.options
-        return f"CircuitBreaker({options.failure_ratio:g} of >= {options.minimum_calls} or {options.consecutive_failures} in a row)"
+        share, least, row = self.options.failure_ratio, self.options.minimum_calls, self.options.consecutive_failures
+        return f"CircuitBreaker({share:g} of >= {least} or {row} in a row)"
 
 
 class _CircuitBreakerProvider(WrappedProvider):

@@ -8,16 +8,14 @@ in the same call.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import reduce
-from operator import or_
 from typing import ClassVar
 
-from llmprod.verdict import Action, Classifier, Verdict, classify
 from llmprod.context import Context
 from llmprod.errors import AllTargetsFailed, ContextTooLong, InvalidArgument, Rejected, UnsupportedParameter
 from llmprod.provider import Capabilities, Provider
 from llmprod.request import Request
 from llmprod.response import Response
+from llmprod.verdict import Action, Classifier, Verdict, classify
 from llmprod.wrapper import Phase
 
 __all__ = ["Failover"]
@@ -47,11 +45,13 @@ class Failover:
         if not targets:
             raise InvalidArgument("targets", "nothing", "at least one provider")
         for target in targets:
-            if not isinstance(target, Provider):  # pyright: ignore[reportUnnecessaryIsInstance]
+            if not isinstance(target, Provider):
                 raise InvalidArgument("targets", type(target).__name__, "providers")
         self.targets = targets
         self.classify = classify
-        self._capabilities = reduce(or_, (target.capabilities for target in targets))
+        self._capabilities = targets[0].capabilities
+        for target in targets[1:]:
+            self._capabilities |= target.capabilities
 
     @property
     def name(self) -> str:
@@ -67,14 +67,16 @@ class Failover:
         """Return the first target's answer."""
         call = context.call
         failed: list[tuple[str, Exception, Verdict]] = []
+        last: Exception | None = None
         asked = 0
         window = 0
         for target in self.targets:
             if id(target) in call.silent:
                 continue
-            if unfit := _unfit(target, request, window):
-                context.trace.skipped(target.name, context.elapsed, unfit[0], error=type(unfit[1]).__name__)
-                failed.append((target.name, unfit[1], self.classify(unfit[1])))
+            if (lack := _lack(target, request, window)) is not None:
+                reason, refusal = lack
+                context.trace.skipped(target.name, context.elapsed, reason, error=type(refusal).__name__)
+                failed.append((target.name, refusal, self.classify(refusal)))
                 continue
             if failed:
                 context.check(target.name)
@@ -97,9 +99,13 @@ class Failover:
                 failures = call.failures[id(target)] = call.failures.get(id(target), 0) + 1
                 if failures == 1 and not verdict.prefer_other and call.retries_left > 0:
                     raise
-        if asked == 1 and all(isinstance(error, (UnsupportedParameter, ContextTooLong)) for _, error, _ in failed if error is not last):  # pyright: ignore[reportPossiblyUnboundVariable]
-            raise last  # pyright: ignore[reportPossiblyUnboundVariable]
-        raise AllTargetsFailed(tuple((name, error) for name, error, _ in failed), _summary([verdict for *_, verdict in failed]))
+        unfit = all(
+            isinstance(error, (UnsupportedParameter, ContextTooLong)) for _, error, _ in failed if error is not last
+        )
+        if last is not None and asked == 1 and unfit:
+            raise last  # the only target that could have served the request says why it did not
+        verdict = _summary([verdict for *_, verdict in failed])
+        raise AllTargetsFailed(tuple((name, error) for name, error, _ in failed), verdict)
 
     async def aclose(self) -> None:
         """Close all targets."""
@@ -110,7 +116,7 @@ class Failover:
         return f"Failover({', '.join(map(repr, self.targets))})"
 
 
-def _unfit(target: Provider, request: Request, window: int) -> tuple[str, Exception] | None:
+def _lack(target: Provider, request: Request, window: int) -> tuple[str, Exception] | None:
     """Tell why ``target`` can't serve ``request``, or None if it may."""
     missing = target.capabilities.missing(request)
     if missing:

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 from llmprod import _validate
-from llmprod.verdict import Action, Classifier, classify
 from llmprod.context import Context
 from llmprod.mechanisms.backoff import Backoff
 from llmprod.provider import Provider
 from llmprod.request import Request
 from llmprod.response import Response
+from llmprod.verdict import Action, Classifier, classify
 from llmprod.wrapper import Phase, WrappedProvider, Wrapper
 
 if TYPE_CHECKING:
