@@ -92,7 +92,7 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._finish("client_gone")
+        self._settle("client_gone")
         self._host.closed(self)
 
     def abort(self) -> None:
@@ -120,10 +120,12 @@ class Connection(asyncio.Protocol):
         exchange = self._exchange = self._host.begin(request, self._number)
         plan = exchange.plan
         if plan.immediate and plan.head is not None:
-            body = plan.steps[0] if plan.steps else None
-            head = plan.head.encode(exchange.request_id)
-            transport.write(head if body is None else head + body.payload)
-            exchange.events = 0 if body is None else body.events
+            payload = plan.head.encode(exchange.request_id)
+            for step in plan.steps:
+                payload += step.payload
+                exchange.events += step.events
+            self._finish(plan)
+            transport.write(payload)
             self._complete(plan, transport)
             return
         self._due = self._loop.time()
@@ -150,30 +152,40 @@ class Connection(asyncio.Protocol):
         for delay in plan.before:
             yield _seconds(delay, exchange)
         if plan.head is not None:
+            if not plan.steps and plan.end == "clean":
+                self._finish(plan)
             transport.write(plan.head.encode(exchange.request_id))
-        for step in plan.steps:
-            yield from self._play_step(step, exchange, transport)
+        last = len(plan.steps) - 1
+        for number, step in enumerate(plan.steps):
+            yield from self._play_step(step, exchange, transport, is_end=number == last and plan.end == "clean")
         if plan.end == "open":
             yield from self._hold(plan, transport)
         elif plan.end == "reset":
             yield from self._until_written(transport)
         self._complete(plan, transport)
 
-    def _play_step(self, step: Step, exchange: Exchange, transport: asyncio.Transport) -> Generator[float, None, None]:
+    def _play_step(
+        self, step: Step, exchange: Exchange, transport: asyncio.Transport, *, is_end: bool
+    ) -> Generator[float, None, None]:
         plan = exchange.plan
         seconds = _seconds(step.wait, exchange)
         if seconds > 0:
             yield from self._wait(seconds, plan, transport)
         elif self._flush_each:
             yield _GIVE_WAY
-        if plan.drip is None:
-            transport.write(step.payload)
-        else:
+        payload = step.payload
+        if plan.drip is not None:
             size = plan.drip.size
-            for at in range(0, len(step.payload), size):
-                transport.write(step.payload[at : at + size])
+            while len(payload) > size:
+                transport.write(payload[:size])
+                payload = payload[size:]
                 yield plan.drip.gap
         exchange.events += step.events
+        if is_end:
+            self._finish(plan)  # before the client can see the end, so that it finds the record complete
+        transport.write(payload)
+        if plan.drip is not None and not is_end:
+            yield plan.drip.gap
 
     def _wait(self, seconds: float, plan: Plan, transport: asyncio.Transport) -> Generator[float, None, None]:
         """Wait, with signs of life in between where the plan has them."""
@@ -196,13 +208,17 @@ class Connection(asyncio.Protocol):
 
     def _complete(self, plan: Plan, transport: asyncio.Transport) -> None:
         """The plan is played to its end: end the exchange, and the connection if that is its fate."""
-        self._finish("cut" if plan.broken else "completed")
+        self._finish(plan)
         if plan.end == "reset":
             _reset(transport)
         elif plan.end == "close" or not self._keep_alive:
             transport.close()
 
-    def _finish(self, outcome: Outcome) -> None:
+    def _finish(self, plan: Plan) -> None:
+        self._settle("cut" if plan.broken else "completed")
+
+    def _settle(self, outcome: Outcome) -> None:
+        """Record how the exchange ended, if that was not done."""
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.end(outcome)

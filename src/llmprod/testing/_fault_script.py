@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias, cast
+from dataclasses import dataclass, field
+from typing import TypeAlias, TypeGuard, cast
 
 from ._fault_connection import Outcome
 from .behaviour import Behaviour, ErrorReply
@@ -36,9 +36,9 @@ class RequestRecord:
     """With its query."""
     model: str | None
     stream: bool
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)
     """Names are lower-case."""
-    body: Mapping[str, object]
+    body: Mapping[str, object] = field(repr=False)
     """The JSON object sent; empty if it was none."""
     connection: int
     """From 1, in the order that connections were opened."""
@@ -137,7 +137,10 @@ class Director:
 
 
 def _cursors(script: Script) -> dict[str, _Cursor]:
-    if isinstance(script, Mapping):
-        by_model = cast("Mapping[str, ModelScript]", script)
-        return {model: _Cursor(part) for model, part in by_model.items()}
-    return {ANY_MODEL: _Cursor(script)}
+    if _is_by_model(script):
+        return {model: _Cursor(part) for model, part in script.items()}
+    return {ANY_MODEL: _Cursor(cast("ModelScript", script))}
+
+
+def _is_by_model(script: Script) -> TypeGuard[Mapping[str, ModelScript]]:
+    return isinstance(script, Mapping)

@@ -16,7 +16,7 @@ class LoopThread(threading.Thread):
         self._ready = threading.Event()
         self._failure: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: asyncio.Event | None = None
+        self._stopping: asyncio.Event | None = None
 
     def start_and_wait(self) -> None:
         """Start, and return when the manager is entered; what it raises is raised here."""
@@ -28,8 +28,8 @@ class LoopThread(threading.Thread):
 
     def stop(self) -> None:
         """Leave the manager and wait for the thread's end."""
-        if self._loop is not None and self._stop is not None:
-            self._loop.call_soon_threadsafe(self._stop.set)
+        if self._loop is not None and self._stopping is not None:
+            self._loop.call_soon_threadsafe(self._stopping.set)
         self.join()
 
     def run(self) -> None:
@@ -37,11 +37,11 @@ class LoopThread(threading.Thread):
         asyncio.run(self._main())
 
     async def _main(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         try:
             async with self._manager:
                 self._ready.set()
-                await self._stop.wait()
+                await self._stopping.wait()
         except BaseException as error:
             if self._ready.is_set():
                 raise

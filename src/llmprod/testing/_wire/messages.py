@@ -44,9 +44,9 @@ def stream(reply: Reply) -> StreamEvents:
             framing = delta["type"] == "signature_delta"
             (events.add_frame if framing else events.add_content)(event)
         events.add_frame(_event("content_block_stop", index=index))
-    delta: JsonObject = {"stop_reason": _stop_reason(reply), "stop_sequence": None}
-    usage = _usage(reply)
-    end: JsonObject = {"delta": delta} if usage is None else {"delta": delta, "usage": usage}
+    end: JsonObject = {"delta": {"stop_reason": _stop_reason(reply), "stop_sequence": None}}
+    if (usage := _usage(reply)) is not None:
+        end["usage"] = usage
     events.add_finish([_event("message_delta", **end)])
     events.done.append(_event("message_stop"))
     return events
