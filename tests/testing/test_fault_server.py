@@ -122,7 +122,7 @@ def test_a_record_tells_what_was_asked_and_what_came_of_it(server, client):
 def test_requests_in_flight_and_clients_that_leave(server, client):
     server.behave(Behaviour(connection="silence"))
     with pytest.raises(httpx.ReadTimeout):
-        client.post(CHAT, json={}, timeout=0.05)
+        client.post(CHAT, json={}, timeout=httpx.Timeout(5, read=0.05))
     eventually(lambda: server.in_flight == 0)
     (record,) = server.requests
     assert (record.outcome, record.status) == ("client_gone", None)

@@ -39,10 +39,10 @@ def open_raw(server: FaultServer, path: str = CHAT, *, stream: bool = True) -> s
     return raw
 
 
-def wire(behaviour: Behaviour, path: str = CHAT, *, stream: bool = True) -> tuple[bytes, str]:
-    """All bytes up to the connection's end, and how it ended; 'open' if nothing more comes for a while."""
+def wire(behaviour: Behaviour, path: str = CHAT, *, stream: bool = True, patience: float = 5) -> tuple[bytes, str]:
+    """All bytes up to the connection's end, and how it ended; 'open' if nothing more comes for so long."""
     with FaultServer(behaviour) as server, open_raw(server, path, stream=stream) as raw:
-        raw.settimeout(0.15)
+        raw.settimeout(patience)
         received = b""
         while True:
             try:
@@ -95,7 +95,7 @@ def test_cut_cleanly_without_a_finish_keeps_the_connection():
 
 
 def test_cut_and_left_open():
-    received, ending = wire(Behaviour(cut=Cut(after=1, how="open")))
+    received, ending = wire(Behaviour(cut=Cut(after=1, how="open")), patience=0.2)
     assert ending == "open"
     assert b"All" in received
 
@@ -118,7 +118,8 @@ def test_a_whole_body_cut_cleanly_is_half_an_object():
 @pytest.mark.parametrize(("connection", "ending"), [("reset", "reset"), ("close", "fin"), ("silence", "open")])
 @pytest.mark.parametrize("stream", [True, False])
 def test_no_answer(connection, ending, stream):
-    assert wire(Behaviour(connection=connection), stream=stream) == (b"", ending)
+    patience = 0.2 if ending == "open" else 5
+    assert wire(Behaviour(connection=connection), stream=stream, patience=patience) == (b"", ending)
 
 
 # Ends
@@ -132,7 +133,7 @@ def test_no_done_but_a_proper_end():
 
 
 def test_no_done_and_the_connection_left_open():
-    received, ending = wire(Behaviour(done=False, end="open"))
+    received, ending = wire(Behaviour(done=False, end="open"), patience=0.2)
     assert ending == "open"
     assert b'"finish_reason":"stop"' in received
     assert not received.endswith(b"0\r\n\r\n")
@@ -281,14 +282,14 @@ def test_a_whole_answer_takes_as_long_before_its_headers():
 def test_stall(stream):
     _, _, total = elapsed(Behaviour(stall=Stall(after=3, seconds=0.1)), stream=stream)
     assert total >= 0.1
-    received, ending = wire(Behaviour(stall=Stall(after=3)), stream=stream)
+    received, ending = wire(Behaviour(stall=Stall(after=3)), stream=stream, patience=0.2)
     assert ending == "open"
     assert (b"on " in received) or not stream
     assert b"front." not in received or not stream
 
 
 def test_a_stall_after_the_last_word_holds_back_the_finish():
-    received, ending = wire(Behaviour(stall=Stall(after=6)))
+    received, ending = wire(Behaviour(stall=Stall(after=6)), patience=0.2)
     assert ending == "open"
     assert b"front." in received
     assert b'"finish_reason":"stop"' not in received
@@ -323,8 +324,7 @@ def test_random_delays_are_the_seeds():
             return record.ended - record.time
 
     expected = Lognormal(median=0.02, cap=0.2).sample(random.Random("7/0"))
-    assert times(7) == pytest.approx(expected, abs=0.05)
-    assert times(7) >= expected
+    assert expected <= times(7) < expected + 1
     assert Lognormal(median=1, sigma=9, cap=2).sample(random.Random(4)) <= 2
 
 
@@ -340,7 +340,7 @@ def test_each_event_is_its_own_write_when_asked(monkeypatch, flush_each, writes)
 
 
 def test_events_are_chunks_of_their_own_in_one_write():
-    received, _ = wire(Behaviour())
+    received, _ = wire(Behaviour(), patience=0.2)
     assert received.count(b"data: ") == 9
     assert received.count(b"\r\ndata: ") == 9
 
@@ -355,7 +355,7 @@ def test_capacity():
 
 
 def test_opening_frames_may_wait_for_the_first_word():
-    received, _ = wire(Behaviour(first_token_delay=9, opening_first=False), MESSAGES)
+    received, _ = wire(Behaviour(first_token_delay=9, opening_first=False), MESSAGES, patience=0.2)
     assert received.endswith(b"\r\n\r\n")
-    received, _ = wire(Behaviour(first_token_delay=9), MESSAGES)
+    received, _ = wire(Behaviour(first_token_delay=9), MESSAGES, patience=0.2)
     assert b"message_start" in received
