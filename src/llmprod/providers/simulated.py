@@ -163,7 +163,7 @@ class Simulated(BaseProvider):
 
     async def _send(self, request: Request, context: Context, dropped: tuple[str, ...]) -> Response:
         self._calls += 1
-        chance = Random(f"{self.seed} {self._calls}")
+        chance = Random(f"{self.model} {self.seed} {self._calls}")
         failure = self._failure(chance)
         slower = _SLOWER if failure == "slow" else 1.0
         if self.capacity is not None and self._in_flight >= self.capacity:
