@@ -51,9 +51,9 @@ def check_schema(field: str, schema: object) -> dict[str, Any]:
             for place, inner in enumerate(schema[key]):
                 _check_inner(f"{field}.{key}[{place}]", inner)
     required: Any = schema.get("required", [])
-    names = required if type(required) is list else [None]
-    if not all(isinstance(name, str) for name in names):
-        raise InvalidArgument(f"{field}.required", type(names).__name__, "a list of property names")
+    listed: list[Any] = required if type(required) is list else [None]  # pyright: ignore[reportUnknownVariableType]
+    if not all(isinstance(name, str) for name in listed):
+        raise InvalidArgument(f"{field}.required", str(type(required)), "a list of property names")
     if "enum" in schema and not isinstance(schema["enum"], list):
         raise InvalidArgument(f"{field}.enum", type(schema["enum"]).__name__, "a list")
     return schema

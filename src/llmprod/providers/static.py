@@ -27,7 +27,7 @@ class Static(BaseProvider):
     """
 
     def __init__(self, text: str, *, name: str = "answer") -> None:
-        if not isinstance(text, str) or not text:  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(text, str) or not text:
             raise InvalidArgument("text", "empty" if text == "" else type(text).__name__, "a non-empty string")
         self.text = text
         self._name = f"static:{name}"

@@ -1,0 +1,1 @@
+"""What a call costs and what a fault does, beside other libraries in the same run."""

@@ -1,0 +1,1 @@
+"""The fault wall: every scenario of ``llmprod.testing.scenarios`` against a client, judged by what its caller got."""
