@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Protocol
@@ -112,9 +112,3 @@ def as_json(results: list[Result]) -> str:
         for result in results
     ]
     return json.dumps(rows, indent=1)
-
-
-async def text_of(stream: AsyncIterator[str], seen: list[str]) -> None:
-    """Collect a stream's text into ``seen``, which keeps what arrived when it breaks."""
-    async for piece in stream:
-        seen.append(piece)
