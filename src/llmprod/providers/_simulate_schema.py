@@ -99,8 +99,7 @@ class _Maker:
             raise _cannot("a reference to another document")
         node: Any = self._root
         for step in reference.strip("#/").split("/") if reference != "#" else ():
-            branch: dict[str, Any] = node if isinstance(node, dict) else {}
-            node = branch.get(step.replace("~1", "/").replace("~0", "~"))
+            node = cast("dict[str, Any]", node).get(step.replace("~1", "/").replace("~0", "~")) if node else None
         if not isinstance(node, Mapping):
             raise _cannot("a reference that leads nowhere")
         return cast("Mapping[str, Any]", node)
