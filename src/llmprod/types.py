@@ -88,9 +88,11 @@ class Image(_Media):
 
     Attributes:
         detail: how closely to look, where the API has it: ``low``, ``high`` or ``auto``.
+        meta: what one format adds, such as a cache mark or a signature.
     """
 
     detail: Literal["low", "high", "auto"] | None = None
+    meta: Meta = field(default_factory=lambda: _NO_META, kw_only=True)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Image:
@@ -117,9 +119,15 @@ class Audio(_Media):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class File(_Media):
-    """A document, such as a PDF."""
+    """A document, such as a PDF.
+
+    Attributes:
+        name: its file name or title.
+        meta: what one format adds, such as a cache mark.
+    """
 
     name: str | None = None
+    meta: Meta = field(default_factory=lambda: _NO_META, kw_only=True)
 
     @classmethod
     def from_file(cls, path: str | Path) -> File:
@@ -186,12 +194,14 @@ class ToolResult:
         content: the result as text, or as parts where images belong to it.
         name: the tool's name (Gemini wants it).
         is_error: the tool failed, and ``content`` tells how.
+        meta: what one format adds, such as a cache mark.
     """
 
     call_id: str
     content: str | tuple[Text | Image, ...]
     name: str | None = None
     is_error: bool = False
+    meta: Meta = field(default_factory=lambda: _NO_META, kw_only=True)
 
     @property
     def text(self) -> str:

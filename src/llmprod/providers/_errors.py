@@ -14,7 +14,7 @@ from llmprod.errors import CallError
 __all__ = ["error_for", "retry_after"]
 
 _CONTEXT = re.compile(
-    r"context.?length|context window|maximum context|prompt is too long|input token count|number of tokens allowed"
+    r"context.?(?:length|limit|window)|maximum context|prompt is too long|input token count|number of tokens allowed"
     r"|reduce the length|exceeds? the (?:available )?context|too many (?:input )?tokens|longer than the maximum model length"
     r"|exceeds? (?:the )?max(?:imum)?[ _]?(?:model|seq|input)",
     re.IGNORECASE,
