@@ -209,16 +209,18 @@ def decode_message(body: Any) -> Sequence[Event]:
         ProtocolError: it is no message.
         TruncatedAnswer: it does not say why it ended.
     """
-    if isinstance(body, dict) and "content" not in body and ("error" in body or body.get("type") == "error"):
-        raise error_from(None, {}, cast("dict[str, Any]", body))
+    if not isinstance(body, dict):
+        raise ProtocolError(detail="JSON that is no message")
+    message = cast("dict[str, Any]", body)
+    if "content" not in message and ("error" in message or message.get("type") == "error"):
+        raise error_from(None, {}, message)
     decoder = MessageDecoder()
     try:
-        content = body["content"]
-        events = list(decoder.begin(body))
-        for index, block in enumerate(content):
+        events = list(decoder.begin(message))
+        for index, block in enumerate(message["content"]):
             events += decoder.start(index, block)
             events += decoder.stop(index)
-        decoder.change(body.get("stop_reason"), body.get("stop_details"), None)
+        decoder.change(message.get("stop_reason"), message.get("stop_details"), None)
     except (KeyError, TypeError, AttributeError, ValueError):
         raise ProtocolError(detail="JSON that is no message") from None
     if not decoder.finished:
@@ -246,14 +248,14 @@ def usage_of(counts: Mapping[str, Any]) -> Usage:
     used stands in ``iterations`` alone and is added. Other models' shares (advisors, fallbacks) are not: they are
     priced apart, and stay in ``Response.raw``.
     """
-    lifetimes = counts.get("cache_creation") or {}
+    lifetimes: Mapping[str, Any] = counts.get("cache_creation") or {}
     short, long = _int(lifetimes, "ephemeral_5m_input_tokens"), _int(lifetimes, "ephemeral_1h_input_tokens")
     written = _int(counts, "cache_creation_input_tokens")
     if "cache_creation_input_tokens" in counts and short + long > written:
         short = long = 0  # the split is older than the total
     output = _int(counts, "output_tokens")
     thinking = min(output, _int(counts.get("output_tokens_details") or {}, "thinking_tokens"))
-    tools = counts.get("server_tool_use") or {}
+    tools: Mapping[str, int] = counts.get("server_tool_use") or {}
     usage = Usage(
         input=_int(counts, "input_tokens"),
         cache_read=_int(counts, "cache_read_input_tokens"),

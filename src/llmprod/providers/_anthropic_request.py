@@ -138,9 +138,12 @@ def _conversation(messages: Iterable[Message], model: str) -> tuple[list[dict[st
         raise InvalidArgument("messages", given, "at least one message with content")
     for turn in turns:
         # Results have to come first in the turn that answers tool calls.
-        if any(block["type"] == "tool_result" for block in turn["content"]):
-            turn["content"].sort(key=lambda block: block["type"] != "tool_result")
+        turn["content"].sort(key=_after_results)
     return system, turns
+
+
+def _after_results(block: dict[str, Any]) -> bool:
+    return block.get("type") != "tool_result"
 
 
 def _block(part: Part, model: str) -> dict[str, Any] | None:

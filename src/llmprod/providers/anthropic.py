@@ -104,6 +104,8 @@ class Anthropic(HTTPProvider):
         whole("max_tokens", max_tokens, 1, optional=True)
         url = base_url or os.environ.get("ANTHROPIC_BASE_URL") or _URL
         own = any(name.lower() in ("authorization", "x-api-key") for name in headers or {})
+        if api_key is not None or not own:
+            api_key = find_key(api_key, "ANTHROPIC_API_KEY", needed=url == _URL)
         super().__init__(
             kind="anthropic",
             model=model,
@@ -111,7 +113,7 @@ class Anthropic(HTTPProvider):
             base_url=url.rstrip("/").removesuffix("/v1") if isinstance(url, str) else url,
             capabilities=_capabilities(model, capabilities),
             headers={"anthropic-version": _VERSION, **(headers or {})},
-            key=None if own and api_key is None else find_key(api_key, "ANTHROPIC_API_KEY", needed=url == _URL),
+            key=api_key,
             authorize=lambda key: ("x-api-key", key),
             http=http,
         )
