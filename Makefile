@@ -2,11 +2,13 @@
 #   .venv        the library (`make demo`), then also what the tests need (`make test`), then also the linters and the
 #                docs (`make check`): each target adds only what it needs
 #   .venv-vllm   vLLM's CPU build, the library and the test tools (`make test-vllm`)
+#   .venv-llamacpp  llama.cpp, built from its Python package, the library and the test tools (`make test-llamacpp`)
 #   .venv-bench  the library and the peers it is measured against (`make bench`)
 # To use another interpreter: make PYTHON=/path/to/python …   To pass arguments on: make test ARGS="-k retry"
 
 VENV       := .venv
 VENV_VLLM  := .venv-vllm
+VENV_LLAMACPP := .venv-llamacpp
 VENV_BENCH := .venv-bench
 PY         := $(VENV)/bin/python
 VLLM_PYTHON_VERSION := 3.11
@@ -16,7 +18,7 @@ PROVIDER   :=
 # Without bytecode every start compiles the dependencies again.
 PIP_INSTALL = env -u PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-quick test-vllm check lint types floors format docs docs-serve bench clean distclean
+.PHONY: help demo test test-quick test-vllm test-llamacpp check lint types floors format docs docs-serve bench clean distclean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -29,10 +31,13 @@ test: $(VENV)/.test ## run the tests
 	$(PY) -m pytest $(ARGS)
 
 test-quick: $(VENV)/.test ## run the tests that take no more than a few seconds each
-	$(PY) -m pytest -m 'not slow and not vllm and not gpu' $(ARGS)
+	$(PY) -m pytest -m 'not slow and not vllm and not llamacpp and not gpu' $(ARGS)
 
 test-vllm: $(VENV_VLLM)/.test ## run the tests that drive a real vLLM engine (CPU, Linux; installs 3.4 GB)
 	$(VENV_VLLM)/bin/python -m pytest -m vllm $(ARGS)
+
+test-llamacpp: $(VENV_LLAMACPP)/.test ## run the tests that drive llama.cpp's server (builds it: about 5 minutes, needs a C++ compiler)
+	$(VENV_LLAMACPP)/bin/python -m pytest -m llamacpp $(ARGS)
 
 check: lint types floors docs ## style, types, import floors, docs
 
@@ -67,7 +72,7 @@ clean: ## remove what was built, but not the environments
 	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environments too
-	rm -rf $(VENV) $(VENV_VLLM) $(VENV_BENCH)
+	rm -rf $(VENV) $(VENV_VLLM) $(VENV_LLAMACPP) $(VENV_BENCH)
 
 # ---------------------------------------------------------------------------------------------------- environments
 # A stamp says what an environment holds; it is redone when pyproject.toml changes.
@@ -100,6 +105,17 @@ $(VENV_VLLM)/.test: $(VENV_VLLM)/.vllm pyproject.toml
 	@echo "Installing the library and what the tests need into $(VENV_VLLM) …"
 	@echo "(pip reports torchvision, torchaudio and torchcodec as missing: they are left out on purpose)"
 	@$(PIP_INSTALL) $(VENV_VLLM)/bin/python -m pip install -q -e '.[test]'
+	@touch $@
+
+$(VENV_LLAMACPP)/.llamacpp:
+	@tools/venv.sh $(VENV_LLAMACPP)
+	@echo "Building llama.cpp into $(VENV_LLAMACPP): about 5 minutes …"
+	@$(PIP_INSTALL) $(VENV_LLAMACPP)/bin/python -m pip install -q 'llama-cpp-python[server]>=0.3.16' gguf
+	@touch $@
+
+$(VENV_LLAMACPP)/.test: $(VENV_LLAMACPP)/.llamacpp pyproject.toml
+	@echo "Installing the library and what the tests need into $(VENV_LLAMACPP) …"
+	@$(PIP_INSTALL) $(VENV_LLAMACPP)/bin/python -m pip install -q -e '.[test]'
 	@touch $@
 
 $(VENV_BENCH)/.bench: pyproject.toml

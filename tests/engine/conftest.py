@@ -1,4 +1,4 @@
-"""vLLM's own server on this machine's CPU, with a tiny random model made on the spot. One server for all tests."""
+"""vLLM's and llama.cpp's own servers on this machine's CPU, with tiny random models made on the spot."""
 
 from __future__ import annotations
 
@@ -39,28 +39,16 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _serve(model: Path, log: Path, *options: str) -> Iterator[str]:
-    port = _free_port()
-    env = {
-        **os.environ,
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
-    command = [
-        sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", "--model", str(model),
-        "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--enforce-eager",
-        "--max-model-len", "2048", *options,
-    ]  # fmt: skip
+def _serve(command: list[str], port: int, log: Path, ready: str, env: dict[str, str]) -> Iterator[str]:
+    """Run a server until its user is done; yields its address once ``ready`` answers 200."""
     with log.open("wb") as out:
-        server = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=env)
+        server = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **env})
     url = f"http://127.0.0.1:{port}"
     try:
         end = time.monotonic() + _START
-        while not _healthy(url):
+        while not _answers(url + ready):
             if server.poll() is not None or time.monotonic() > end:
-                pytest.fail(f"vLLM did not start:\n{log.read_text(errors='replace')[-4000:]}")
+                pytest.fail(f"the server did not start:\n{log.read_text(errors='replace')[-4000:]}")
             time.sleep(0.5)
         yield url
     finally:
@@ -72,9 +60,20 @@ def _serve(model: Path, log: Path, *options: str) -> Iterator[str]:
             server.wait()
 
 
-def _healthy(url: str) -> bool:
+def _vllm(model: Path, log: Path, *options: str) -> Iterator[str]:
+    port = _free_port()
+    env = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [
+        sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", "--model", str(model),
+        "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--enforce-eager",
+        "--max-model-len", "2048", *options,
+    ]  # fmt: skip
+    return _serve(command, port, log, "/health", env)
+
+
+def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=2) as reply:
+        with urllib.request.urlopen(url, timeout=2) as reply:
             return bool(reply.status == 200)
     except (urllib.error.URLError, OSError):
         return False
@@ -83,13 +82,27 @@ def _healthy(url: str) -> bool:
 @pytest.fixture(scope="session")
 def vllm_server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a server that generates."""
-    yield from _serve(tiny_model, tmp_path_factory.mktemp("vllm") / "log", *GENERATE)
+    yield from _vllm(tiny_model, tmp_path_factory.mktemp("vllm") / "log", *GENERATE)
 
 
 @pytest.fixture(scope="session")
 def vllm_embedding_server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a server that embeds."""
-    yield from _serve(tiny_model, tmp_path_factory.mktemp("vllm-embed") / "log", *EMBED)
+    yield from _vllm(tiny_model, tmp_path_factory.mktemp("vllm-embed") / "log", *EMBED)
+
+
+@pytest.fixture(scope="session")
+def llamacpp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of llama.cpp's server, by its Python package."""
+    folder = tmp_path_factory.mktemp("llamacpp")
+    model = folder / "tiny.gguf"
+    subprocess.run([sys.executable, str(ROOT / "tools" / "make_tiny_gguf.py"), str(model)], check=True)
+    port = _free_port()
+    command = [
+        sys.executable, "-m", "llama_cpp.server", "--model", str(model), "--model_alias", "tiny", "--n_ctx", "512",
+        "--host", "127.0.0.1", "--port", str(port),
+    ]  # fmt: skip
+    yield from _serve(command, port, folder / "log", "/v1/models", {})
 
 
 @pytest.fixture
