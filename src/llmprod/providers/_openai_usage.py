@@ -1,0 +1,116 @@
+"""Usage, finish reasons and log probabilities, as OpenAI's two APIs and their imitators report them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmprod.events import TokenLogprob
+from llmprod.providers._openai_errors import as_dict, as_list
+from llmprod.usage import FinishReason, Usage
+
+__all__ = ["FINISH_REASONS", "logprobs_of", "usage_of"]
+
+FINISH_REASONS: dict[str, FinishReason] = {
+    "stop": "stop", "eos": "stop", "eos_token": "stop", "end_turn": "stop", "stop_sequence": "stop",
+    "length": "length", "max_tokens": "length", "max_output_tokens": "length", "model_length": "length",
+    "tool_calls": "tool_calls", "tool_call": "tool_calls", "tool_use": "tool_calls", "function_call": "tool_calls",
+    "content_filter": "content_filter", "content_filtered": "content_filter", "safety": "content_filter",
+    "refusal": "refusal",
+    "error": "error", "abort": "error", "cancelled": "error", "insufficient_system_resource": "error",
+}  # fmt: skip
+"""Chat's words for why an answer ended, in lower case. Where it is ``error``, the answer was cut and the decoder
+raises: what stands there is no answer, however much of one it looks like."""
+
+
+def usage_of(raw: Any, tool_usage: Any = None) -> Usage | None:
+    """Return usage in disjoint buckets, or None where ``raw`` tells none.
+
+    The details that OpenAI counts *inside* the prompt or the answer are taken out of them, never below zero, so the
+    buckets' sum is ``prompt + completion``. Where a server counts reasoning beside the completion (its total says so,
+    or reasoning exceeds the completion), it is added.
+
+    Args:
+        raw: ``usage`` of Chat Completions, Responses or embeddings.
+        tool_usage: the Responses API's count of its own tools' uses.
+    """
+    told = as_dict(raw)
+    prompt = _count(told, "prompt_tokens", "input_tokens")
+    completion = _count(told, "completion_tokens", "output_tokens")
+    if prompt is None and completion is None:
+        return None
+    prompt, completion = prompt or 0, completion or 0
+    of_prompt = as_dict(told.get("prompt_tokens_details") or told.get("input_tokens_details"))
+    of_completion = as_dict(told.get("completion_tokens_details") or told.get("output_tokens_details"))
+    searches = _count(as_dict(as_dict(tool_usage).get("web_search")), "num_requests")
+    server_tools = {"web_search": searches} if searches else {}
+
+    lifetimes = as_dict(of_prompt.get("cache_write_tokens_details"))
+    cached = _count(of_prompt, "cached_tokens")
+    if cached is None:
+        cached = _count(told, "prompt_cache_hit_tokens", "cached_tokens")  # DeepSeek, Moonshot
+    written = _count(of_prompt, "cache_write_tokens") or 0
+    half_hour = min(_count(lifetimes, "ttl_30m_tokens") or 0, written)
+    half_day = min(_count(lifetimes, "ttl_12h_tokens") or 0, written - half_hour)
+    buckets = _split(
+        prompt,
+        cached or 0,
+        half_hour,
+        half_day,
+        written - half_hour - half_day,
+        _count(of_prompt, "audio_tokens") or 0,
+        _count(of_prompt, "image_tokens") or 0,
+    )
+    reasoning = _count(of_completion, "reasoning_tokens") or 0
+    total = _count(told, "total_tokens") or 0
+    if reasoning and (reasoning > completion or total == prompt + completion + reasoning):
+        completion += reasoning
+    answer = _split(
+        completion,
+        reasoning,
+        _count(of_completion, "audio_tokens") or 0,
+        _count(of_completion, "image_tokens") or 0,
+    )
+    return Usage(
+        input=buckets[-1],
+        cache_read=buckets[0],
+        cache_write_30m=buckets[1],
+        cache_write_12h=buckets[2],
+        cache_write=buckets[3],
+        input_audio=buckets[4],
+        input_image=buckets[5],
+        output=answer[-1],
+        reasoning=answer[0],
+        output_audio=answer[1],
+        output_image=answer[2],
+        server_tools=server_tools,
+    )
+
+
+def _split(total: int, *wanted: int) -> list[int]:
+    """Take each of ``wanted`` out of ``total`` as far as it lasts; what remains comes last."""
+    shares: list[int] = []
+    for share in wanted:
+        share = min(share, total)
+        shares.append(share)
+        total -= share
+    return [*shares, total]
+
+
+def _count(told: dict[str, Any], *names: str) -> int | None:
+    for name in names:
+        value = told.get(name)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return max(0, int(value))
+    return None
+
+
+def logprobs_of(content: Any) -> tuple[TokenLogprob, ...]:
+    """Return a list of token log probabilities as both APIs write it."""
+    return tuple(
+        TokenLogprob(
+            item["token"],
+            item["logprob"],
+            tuple((other["token"], other["logprob"]) for other in as_list(item.get("top_logprobs"))),
+        )
+        for item in as_list(content)
+    )
