@@ -183,6 +183,10 @@ class _Prefetched(WrappedSource):
     def __init__(self, source: EventSource, ready: deque[Event]) -> None:
         super().__init__(source)
         self._ready = ready
+        self.poll = self._pop
+
+    def _pop(self) -> Event | None:
+        return self._ready.popleft() if self._ready else self._poll()
 
     async def __anext__(self) -> Event:
         return self._ready.popleft() if self._ready else await self._next()

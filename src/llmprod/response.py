@@ -35,7 +35,11 @@ __all__ = ["EventSource", "Outcome", "Response", "Timing", "WrappedSource"]
 
 
 class EventSource(Protocol):
-    """Where a stream's events come from. Not an async generator, so that closing it has an owner."""
+    """Where a stream's events come from. Not an async generator, so that closing it has an owner.
+
+    A source may also have ``poll() -> Event | None``: the next event if it is there already. It spares an event that
+    came in one piece with others the way through every ``__anext__`` and its time limit.
+    """
 
     async def __anext__(self) -> Event:
         """Return the next event; raise StopAsyncIteration after Finish and what may follow it."""
@@ -46,14 +50,25 @@ class EventSource(Protocol):
         ...
 
 
-class WrappedSource:
-    """A source around a source: passes closing through. Override ``__anext__`` and call ``self._next()`` in it."""
+def nothing_ready() -> Event | None:
+    """The ``poll`` of a source that has none: ask ``__anext__``."""
+    return None
 
-    __slots__ = ("_next", "_source")
+
+class WrappedSource:
+    """A source around a source: passes closing through. Override ``__anext__`` and call ``self._next()`` in it.
+
+    A subclass that leaves events as they are may set ``self.poll = self._poll``; without that every event passes
+    through its ``__anext__``.
+    """
+
+    __slots__ = ("_next", "_poll", "_source", "poll")
 
     def __init__(self, source: EventSource) -> None:
         self._source = source
         self._next = source.__anext__
+        self._poll: Callable[[], Event | None] = getattr(source, "poll", nothing_ready)
+        self.poll: Callable[[], Event | None] = nothing_ready
 
     async def __anext__(self) -> Event:
         return await self._next()
@@ -183,7 +198,7 @@ class Response:
         self._replay: deque[Event] | None = None
         self._source = source
         if source is not None:
-            self._next = source.__anext__
+            self._read_from(source)
             self._first_token = context.clock.now()
         else:
             self._replay = deque(events)
@@ -283,7 +298,7 @@ class Response:
             self._raise_if_broken()
             raise StopAsyncIteration
         try:
-            event = await self._next()
+            event = self._poll() or await self._next()
         except StopAsyncIteration:
             await self._source.aclose()
             if self.finish_reason is None:
@@ -357,8 +372,12 @@ class Response:
     def transform(self, wrap: Callable[[EventSource], EventSource]) -> None:
         """Put ``wrap(source)`` between an open response and its events; does nothing to a whole one."""
         if self._source is not None and self._outcome is None:
-            self._source = wrap(self._source)
-            self._next = self._source.__anext__
+            self._read_from(wrap(self._source))
+
+    def _read_from(self, source: EventSource) -> None:
+        self._source = source
+        self._next = source.__anext__
+        self._poll: Callable[[], Event | None] = getattr(source, "poll", nothing_ready)
 
     def _settle(
         self, kind: Literal["ok", "error", "cancelled", "closed", "abandoned"], error: BaseException | None = None

@@ -38,7 +38,7 @@ def find_key(given: Key | None, *variables: str, needed: bool = True) -> Key | N
         MissingKey: there is none and one is needed.
     """
     if given is not None:
-        if not callable(given) and (not isinstance(given, str) or not given.strip()):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not callable(given) and (not isinstance(given, str) or not given.strip()):
             raise MissingKey("api_key", "an empty value", "a non-empty string")
         return given
     for name in variables:
@@ -77,9 +77,9 @@ class HTTPProvider(BaseProvider):
         authorize: Callable[[str], tuple[str, str]] | None = None,
         http: HTTPOptions | None = None,
     ) -> None:
-        if not isinstance(model, str) or not model.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(model, str) or not model.strip():
             raise InvalidArgument("model", repr(model)[:40], "the id of a model")
-        if not isinstance(base_url, str) or not base_url.startswith(("http://", "https://")):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(base_url, str) or not base_url.startswith(("http://", "https://")):
             raise InvalidArgument("base_url", repr(base_url)[:80], "an address that starts with http:// or https://")
         self.kind = kind
         self.model = model
@@ -190,6 +190,10 @@ class HTTPSource:
             with anyio.CancelScope(shield=True):
                 await self.aclose()
             raise
+
+    def poll(self) -> Event | None:
+        """Return the next event if it has been read already."""
+        return self._ready.popleft() if self._ready else None
 
     async def __anext__(self) -> Event:
         ready = self._ready

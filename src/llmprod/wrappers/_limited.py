@@ -12,7 +12,11 @@ from llmprod.response import EventSource, WrappedSource
 
 
 class LimitedSource(WrappedSource):
-    """Raises ``stalled()`` when a step takes longer than ``idle``, ``late()`` once the clock passes ``end``."""
+    """Raises ``stalled()`` when a step takes longer than ``idle``, ``late()`` once the clock passes ``end``.
+
+    One around another on the same clock takes the tighter of the limits, so that a step needs one cancel scope. An
+    event that is there already takes no time and passes unlimited.
+    """
 
     __slots__ = ("_clock", "_end", "_idle", "_late", "_stalled")
 
@@ -26,12 +30,20 @@ class LimitedSource(WrappedSource):
         idle: float | None = None,
         stalled: Callable[[], Exception] | None = None,
     ) -> None:
+        stalled = stalled or late
+        if isinstance(source, LimitedSource) and source._clock is clock:
+            if end is None or (source._end is not None and source._end < end):
+                end, late = source._end, source._late
+            if idle is None or (source._idle is not None and source._idle < idle):
+                idle, stalled = source._idle, source._stalled
+            source = source._source
         super().__init__(source)
+        self.poll = self._poll
         self._clock = clock
         self._end = end
         self._late = late
         self._idle = idle
-        self._stalled = stalled or late
+        self._stalled = stalled
 
     async def __anext__(self) -> Event:
         limit = self._idle
