@@ -97,8 +97,9 @@ class GenerateRequest:
 
     def used(self) -> set[str]:
         """Names of the fields that ask something of the target, for the capability check."""
-        names = {item.name for item in fields(self) if getattr(self, item.name) not in (None, (), False, _NO_EXTRA)}
-        return names - {"messages", "extra", "drop_unsupported"}
+        # Not by truth or equality: a temperature of 0 asks for something, and so does "no parallel tool calls".
+        names = {item.name for item in fields(self) if (value := getattr(self, item.name)) is not None and value != ()}
+        return names - {"messages", "extra", "drop_unsupported", *(() if self.stream else ("stream",))}
 
     def has_images(self) -> bool:
         """True if a message carries an image."""
