@@ -18,6 +18,12 @@ def whole(field: str, value: Any, least: int, *, optional: bool = False) -> None
         )
 
 
+def flag(field: str, value: Any, *, optional: bool = False) -> None:
+    """Require a bool (or None, if optional)."""
+    if value is not True and value is not False and not (value is None and optional):
+        raise InvalidArgument(field, repr(value)[:40], "True or False" + (", or None" if optional else ""))
+
+
 def between(field: str, value: Any, low: float, high: float, *, optional: bool = False) -> None:
     """Require a finite number from ``low`` to ``high`` (or None, if optional)."""
     if value is None and optional:

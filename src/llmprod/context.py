@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from llmprod import _validate
 from llmprod.clock import SYSTEM_CLOCK, SYSTEM_RANDOM, Clock, Random
 from llmprod.errors import DeadlineExceeded
 from llmprod.trace import Trace
@@ -23,6 +24,7 @@ class CallState:
             transient failure to it.
         failures: failed attempts by ``id`` of the target.
         silent: ``id`` of targets that are not to be asked again in this call.
+        held: by ``id`` of a target that asked for a wait: when on the clock it ends, and the error that asked.
     """
 
     started: float
@@ -30,6 +32,7 @@ class CallState:
     retries_left: int = 0
     failures: dict[int, int] = field(default_factory=dict[int, int])
     silent: set[int] = field(default_factory=set[int])
+    held: dict[int, tuple[float, Exception]] = field(default_factory=dict[int, tuple[float, Exception]])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +72,12 @@ class Context:
         prompt: tuple[str, str] | None = None,
         lineage: tuple[str, ...] = (),
     ) -> Context:
-        """Begin a call that must be over in ``seconds`` (None: no limit)."""
+        """Begin a call that must be over in ``seconds`` (None: no limit).
+
+        Raises:
+            InvalidArgument: ``seconds`` is not a positive number.
+        """
+        _validate.seconds("seconds", seconds, optional=True)
         now = clock.now()
         return cls(
             clock=clock,

@@ -7,6 +7,8 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
+import anyio
+
 from llmprod.context import Context
 from llmprod.errors import UnsupportedParameter
 from llmprod.events import CONTENT, Event
@@ -205,5 +207,6 @@ async def committed(source: EventSource) -> EventSource:
             if type(event) in CONTENT:
                 return _Prefetched(source, ready)
     except BaseException:
-        await source.aclose()
+        with anyio.CancelScope(shield=True):
+            await source.aclose()
         raise

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast, cast
 
-from llmprod._validate import between, whole
+from llmprod._validate import between, flag, whole
 from llmprod.errors import InvalidArgument
 from llmprod.schema import OutputSchema, Tool
 from llmprod.types import Image, Message
@@ -18,6 +18,14 @@ EFFORTS: tuple[str, ...] = ("none", "minimal", "low", "medium", "high", "xhigh",
 Extra: TypeAlias = Mapping[str, Mapping[str, Any]]
 
 _NO_EXTRA: Extra = {}
+
+
+def _all(items: Any, kind: type, field: str) -> None:
+    if not isinstance(items, tuple):
+        raise InvalidArgument(field, type(items).__name__, f"a tuple of {kind.__name__} objects")
+    for place, item in enumerate(cast("tuple[Any, ...]", items)):
+        if not isinstance(item, kind):
+            raise InvalidArgument(f"{field}[{place}]", type(item).__name__, f"a {kind.__name__}")
 
 
 def _extra(extra: Any) -> None:
@@ -72,6 +80,13 @@ class GenerateRequest:
     def __post_init__(self) -> None:
         if not self.messages:
             raise InvalidArgument("messages", "nothing", "at least one message")
+        _all(self.messages, Message, "messages")
+        _all(self.tools, Tool, "tools")
+        if self.output is not None and not isinstance(self.output, OutputSchema):
+            raise InvalidArgument("output", type(self.output).__name__, "an OutputSchema, or None")
+        flag("stream", self.stream)
+        flag("parallel_tool_calls", self.parallel_tool_calls, optional=True)
+        flag("drop_unsupported", self.drop_unsupported)
         whole("max_tokens", self.max_tokens, 1, optional=True)
         between("temperature", self.temperature, 0, 2, optional=True)
         between("top_p", self.top_p, 0, 1, optional=True)
@@ -134,6 +149,7 @@ class EmbedRequest:
                     f"inputs[{place}]", "empty" if text == "" else type(text).__name__, "a non-empty string"
                 )
         whole("dimensions", self.dimensions, 1, optional=True)
+        flag("drop_unsupported", self.drop_unsupported)
         _extra(self.extra)
 
     @property

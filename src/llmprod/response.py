@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -300,11 +301,14 @@ class Response:
         try:
             event = self._poll() or await self._next()
         except StopAsyncIteration:
-            await self._source.aclose()
             if self.finish_reason is None:
+                await self._release()
                 cut = TruncatedAnswer(provider=self.provider, model=self.model, in_stream=True)
                 raise self._broken(cut) from None
-            self._settle("ok")
+            try:
+                self._settle("ok")  # first: a cancellation while closing takes nothing away from the answer
+            finally:
+                await self._source.aclose()
             raise
         except Exception as error:
             await self._release()
@@ -346,7 +350,7 @@ class Response:
             try:
                 await self._release()
             finally:
-                self._settle("closed")
+                self._settle("closed" if self.finish_reason is None else "ok")
 
     async def __aenter__(self) -> Response:
         return self
@@ -356,9 +360,11 @@ class Response:
 
     async def _release(self) -> None:
         assert self._source is not None
-        # Shielded, or a cancelled caller would leave its connection checked out.
+        # Shielded, or a cancelled caller would leave its connection checked out. How the answer ended is known by now,
+        # and a close that fails does not change it.
         with anyio.CancelScope(shield=True):
-            await self._source.aclose()
+            with contextlib.suppress(Exception):
+                await self._source.aclose()
 
     # ---- for providers and wrappers ---------------------------------------------------------------------------------
 
@@ -394,7 +400,9 @@ class Response:
             except Exception as error:  # noqa: BLE001 - every permit must go back: one bad callback stops no other
                 failure = failure or error
         if failure is not None:
-            raise failure
+            if error is None:
+                raise failure
+            error.add_note(f"an on_close callback failed as well: {failure!r}")
 
     def _broken(self, error: Exception) -> StreamInterrupted:
         known = error if isinstance(error, CallError) else None
@@ -413,13 +421,22 @@ class Response:
         interrupted.usage = self.usage
         interrupted.trace = self.trace
         interrupted.__cause__ = error
-        self._settle("error", error)
         self._error = interrupted
+        self._settle("error", error)
         return interrupted
 
     _error: StreamInterrupted | None = None
 
     def _raise_if_broken(self) -> None:
+        if self._outcome is not None and self._outcome.kind == "cancelled" and self._error is None:
+            self._error = StreamInterrupted(
+                self,
+                provider=self.provider,
+                model=self.model,
+                request_id=self.request_id,
+                detail="reading was cancelled",
+            )
+            self._error.usage, self._error.trace = self.usage, self.trace
         if self._error is not None:
             raise self._error
 

@@ -55,7 +55,13 @@ class Wrapper(ABC):
         """Return a provider that behaves so around ``inner``."""
 
     def __call__(self, inner: Provider) -> Provider:
-        """Return ``wrap(inner)``."""
+        """Return ``wrap(inner)``.
+
+        Raises:
+            InvalidArgument: ``inner`` is no provider.
+        """
+        if not isinstance(inner, Provider):
+            raise InvalidArgument("inner", type(inner).__name__, "a provider")
         return self.wrap(inner)
 
 

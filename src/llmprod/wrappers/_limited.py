@@ -20,6 +20,12 @@ class LimitedSource(WrappedSource):
 
     __slots__ = ("_clock", "_end", "_idle", "_late", "_stalled")
 
+    _clock: Clock
+    _end: float | None
+    _idle: float | None
+    _late: Callable[[], Exception]
+    _stalled: Callable[[], Exception]
+
     def __init__(
         self,
         source: EventSource,

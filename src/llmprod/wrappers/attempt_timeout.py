@@ -15,7 +15,7 @@ from llmprod import _validate
 from llmprod.context import Context
 from llmprod.errors import AttemptTimedOut, CallTimeout, FirstTokenTimeout, IdleTimeout
 from llmprod.provider import Provider
-from llmprod.request import GenerateRequest, Request
+from llmprod.request import EmbedRequest, GenerateRequest, Request
 from llmprod.response import Response
 from llmprod.wrapper import Phase, WrappedProvider, Wrapper
 from llmprod.wrappers._limited import LimitedSource
@@ -75,7 +75,8 @@ class AttemptTimeout(Wrapper):
             return (first if request.stream else None), self.total
         if request.stream or first is None:
             return first if request.stream else None, None
-        tokens = (generate.max_tokens or _ASSUMED_TOKENS) if generate else 0
+        embeds = isinstance(request, EmbedRequest)
+        tokens = 0 if embeds else getattr(request, "max_tokens", None) or _ASSUMED_TOKENS
         return None, min(600.0, first + 0.05 * tokens)
 
     def __repr__(self) -> str:

@@ -28,6 +28,7 @@ class Failover:
     * A transient failure (500, a reset) of a target is left to a Retry outside once, so that the preferred target
       gets its second chance; throttling, cuts and timeouts move on at once.
     * A prompt too long for one target goes only to targets known to have a larger context window.
+    * A target that asked for a wait is not asked again before it is over; the others are.
     * When all fail, :class:`AllTargetsFailed` lists what each said.
 
     Args:
@@ -78,6 +79,13 @@ class Failover:
                 context.trace.skipped(target.name, context.elapsed, reason, error=type(refusal).__name__)
                 failed.append((target.name, refusal, self.classify(refusal)))
                 continue
+            if (hold := _hold(target, context)) is not None:
+                left, asked_for_it = hold
+                context.trace.skipped(
+                    target.name, context.elapsed, f"asked for {left:.3g} s more", error=type(asked_for_it).__name__
+                )
+                failed.append((target.name, asked_for_it, replace(self.classify(asked_for_it), retry_after=left)))
+                continue
             if failed:
                 context.check(target.name)
             try:
@@ -97,7 +105,9 @@ class Failover:
                     call.silent.add(id(target))
                     continue
                 failures = call.failures[id(target)] = call.failures.get(id(target), 0) + 1
-                if failures == 1 and not verdict.prefer_other and call.retries_left > 0:
+                if verdict.retry_after:
+                    call.held[id(target)] = (context.clock.now() + verdict.retry_after, error)
+                elif failures == 1 and not verdict.prefer_other and call.retries_left > 0:
                     raise
         unfit = all(
             isinstance(error, (UnsupportedParameter, ContextTooLong)) for _, error, _ in failed if error is not last
@@ -124,6 +134,13 @@ def _lack(target: Provider, request: Request, window: int) -> tuple[str, Excepti
     if window and (target.capabilities.context_window or 0) <= window:
         return "context window not known to be larger", ContextTooLong(provider=target.name, detail="not asked")
     return None
+
+
+def _hold(target: Provider, context: Context) -> tuple[float, Exception] | None:
+    """Tell how many seconds longer ``target`` wants to be left alone, and the error that said so."""
+    until, error = context.call.held.get(id(target), (0.0, None))
+    left = until - context.clock.now()
+    return (left, error) if error is not None and left > 1e-6 else None
 
 
 def _summary(verdicts: list[Verdict]) -> Verdict:

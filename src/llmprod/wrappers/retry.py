@@ -2,7 +2,7 @@
 
 tenacity runs the attempts, with our own stop, wait and retry callables: it is entered after the first failure alone
 (a call that succeeds pays nothing), with a fresh instance a call (a shared one corrupts its state under concurrency),
-and it never sees a BaseException (its predicates can swallow a cancellation).
+and no classifier is asked about a BaseException (tenacity's own predicates can swallow a cancellation).
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ class _RetryProvider(WrappedProvider):
         return await self._retry(first, request, context)
 
     def _worth_another(self, error: BaseException | None, context: Context) -> bool:
-        if error is None or context.call.retries_left < 1:
+        # tenacity asks about a cancellation too; whatever the classifier says, that is never an attempt to repeat.
+        if not isinstance(error, Exception) or context.call.retries_left < 1:
             return False
         verdict = self.wrapper.classify(error)
         return verdict.action is Action.RETRY_SAME and (verdict.retry_after or 0.0) <= self.wrapper.retry_after_at_most
