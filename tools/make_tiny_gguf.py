@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 
 import gguf
-import numpy
+import numpy as np
 
 WIDTH, LAYERS, HEADS, FEED, CONTEXT = 64, 2, 4, 128, 1024
 TEMPLATE = (
@@ -20,7 +20,7 @@ TEMPLATE = (
 
 
 def vocabulary() -> tuple[list[str], list[float], list[int]]:
-    """Tokens, scores and types: three control tokens, all bytes, and the printable characters as pieces of their own."""
+    """Tokens, scores and types: three control tokens, all bytes, and the printable characters as pieces."""
     kinds = gguf.TokenType
     tokens = ["<unk>", "<s>", "</s>"]
     types = [kinds.UNKNOWN, kinds.CONTROL, kinds.CONTROL]
@@ -35,10 +35,10 @@ def vocabulary() -> tuple[list[str], list[float], list[int]]:
 def write(path: str) -> None:
     """Write the model to ``path``."""
     tokens, scores, types = vocabulary()
-    random = numpy.random.default_rng(0)
+    random = np.random.default_rng(0)
 
-    def weights(*shape: int) -> numpy.ndarray:
-        return random.normal(0, 0.4, shape).astype(numpy.float32)
+    def weights(*shape: int) -> np.ndarray:
+        return random.normal(0, 0.4, shape).astype(np.float32)
 
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("tiny")
@@ -60,7 +60,7 @@ def write(path: str) -> None:
     writer.add_eos_token_id(2)
     writer.add_chat_template(TEMPLATE)
     writer.add_tensor("token_embd.weight", weights(len(tokens), WIDTH))
-    writer.add_tensor("output_norm.weight", numpy.ones(WIDTH, numpy.float32))
+    writer.add_tensor("output_norm.weight", np.ones(WIDTH, np.float32))
     writer.add_tensor("output.weight", weights(len(tokens), WIDTH))
     for layer in range(LAYERS):
         for name, shape in {
@@ -69,7 +69,7 @@ def write(path: str) -> None:
         }.items():  # fmt: skip
             writer.add_tensor(f"blk.{layer}.{name}.weight", weights(*shape))
         for name in ("attn_norm", "ffn_norm"):
-            writer.add_tensor(f"blk.{layer}.{name}.weight", numpy.ones(WIDTH, numpy.float32))
+            writer.add_tensor(f"blk.{layer}.{name}.weight", np.ones(WIDTH, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
