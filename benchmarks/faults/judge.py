@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -78,7 +79,8 @@ def judge(
     if scenario.attempts is not None and len(primary) + len(fallback) > scenario.attempts * scenario.requests:
         return Judgement("fail", f"{len(primary) + len(fallback)} requests")
     allowed = scenario.stream if stream else scenario.whole
-    unserved = [call for call in calls if call.kind not in (allowed[0], "cancelled")]
+    best = allowed if scenario.deadline is not None else allowed[:1]  # at a deadline, ending is what is asked for
+    unserved = [call for call in calls if call.kind not in (*best, "cancelled")]
     if unserved:
         worst = unserved[0]
         shown = f" after {len(worst.text.split())} words" if worst.kind == "interrupted" else ""
@@ -90,7 +92,7 @@ def _silently_wrong(scenario: Scenario, call: Ended) -> str | None:
     if call.kind != "answer":
         return None
     if scenario.id == "X08":
-        wanted = [(tool.name, dict(tool.arguments)) for tool in TOOL_CALLS]
+        wanted = [(tool.name, _parsed(tool.arguments)) for tool in TOOL_CALLS]
         return None if [(name, _parsed(text)) for name, text in call.tools] == wanted else "tool calls merged or lost"
     if call.text.strip() not in MODELS.values():
         words = len(call.text.split())
@@ -98,11 +100,9 @@ def _silently_wrong(scenario: Scenario, call: Ended) -> str | None:
     return None
 
 
-def _parsed(text: str) -> object:
-    import json
-
+def _parsed(arguments: object) -> object:
     try:
-        return json.loads(text)
+        return json.loads(arguments) if isinstance(arguments, str) else arguments
     except ValueError:
         return None
 
