@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from llmprod.errors import UnsupportedParameter as UnsupportedParameter
     from llmprod.events import Event as Event
     from llmprod.events import Finish as Finish
+    from llmprod.events import Item as Item
     from llmprod.events import PartDone as PartDone
     from llmprod.events import RefusalDelta as RefusalDelta
     from llmprod.events import Reset as Reset
@@ -85,6 +86,8 @@ if TYPE_CHECKING:
     from llmprod.providers.openai_compatible import Profile as Profile
     from llmprod.providers.simulated import Simulated as Simulated
     from llmprod.providers.static import Static as Static
+    from llmprod.record import CallRecord as CallRecord
+    from llmprod.record import capture as capture
     from llmprod.request import EmbedRequest as EmbedRequest
     from llmprod.request import GenerateRequest as GenerateRequest
     from llmprod.request import Request as Request
@@ -190,6 +193,7 @@ _HOME = {
     "events": (
         "Event",
         "Finish",
+        "Item",
         "PartDone",
         "RefusalDelta",
         "Reset",
@@ -224,6 +228,10 @@ _HOME = {
     ),
     "providers.simulated": ("Simulated",),
     "providers.static": ("Static",),
+    "record": (
+        "CallRecord",
+        "capture",
+    ),
     "request": (
         "EmbedRequest",
         "GenerateRequest",

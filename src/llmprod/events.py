@@ -6,13 +6,13 @@ Events are plain slotted objects (no validation: they are made by the library, m
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from llmprod.types import Part, ToolCall
 from llmprod.usage import FinishReason, Usage
 
 __all__ = [
-    "Event", "Finish", "PartDone", "RefusalDelta", "Reset", "Seam", "Start", "TextDelta", "ThinkingDelta",
+    "Event", "Finish", "Item", "PartDone", "RefusalDelta", "Reset", "Seam", "Start", "TextDelta", "ThinkingDelta",
     "TokenLogprob", "ToolCallDelta", "ToolCallDone", "UsageUpdate",
 ]  # fmt: skip
 
@@ -128,6 +128,13 @@ class Reset:
     reason: str
 
 
+@dataclass(slots=True)
+class Item:
+    """One item of a decorated function's stream, as the function made it; the events read from it come before."""
+
+    value: Any
+
+
 Event: TypeAlias = (
     Start
     | TextDelta
@@ -140,6 +147,7 @@ Event: TypeAlias = (
     | Finish
     | Seam
     | Reset
+    | Item
 )
 
 CONTENT = frozenset({TextDelta, ThinkingDelta, ToolCallDelta, ToolCallDone, RefusalDelta, PartDone, Finish})
