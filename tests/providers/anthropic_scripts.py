@@ -71,6 +71,39 @@ CODE = {
     },
 }
 UPLOAD = {"type": "container_upload", "file_id": "file_011"}
+FETCHED = {
+    "type": "web_fetch_tool_result",
+    "tool_use_id": "srvtoolu_3",
+    "content": {
+        "type": "web_fetch_result",
+        "url": "https://example.com/noon",
+        "retrieved_at": "2026-10-01T12:00:00Z",
+        "content": {
+            "type": "document",
+            "source": {"type": "text", "media_type": "text/plain", "data": "Noon is at 12."},
+            "title": "Noon",
+            "citations": {"enabled": True},
+        },
+    },
+}
+RAN = {
+    "type": "code_execution_tool_result",
+    "tool_use_id": "srvtoolu_4",
+    "content": {"type": "code_execution_result", "stdout": "12\n", "stderr": "", "return_code": 0, "content": []},
+}
+EDITED = {
+    "type": "text_editor_code_execution_tool_result",
+    "tool_use_id": "srvtoolu_5",
+    "content": {"type": "text_editor_code_execution_create_result", "is_file_update": False},
+}
+FOUND = {
+    "type": "tool_search_tool_result",
+    "tool_use_id": "srvtoolu_6",
+    "content": {
+        "type": "tool_search_tool_search_result",
+        "tool_references": [{"type": "tool_reference", "tool_name": "weather"}],
+    },
+}
 
 
 def message(*content: dict[str, Any], stop_reason: str = "end_turn", **more: Any) -> dict[str, Any]:
@@ -137,6 +170,7 @@ MESSAGES: dict[str, dict[str, Any]] = {
     "hidden and redacted thinking": message(HIDDEN, REDACTED, TEXT),
     "tools": message(THINKING, TEXT, TOOL, TOOL_TWO, stop_reason="tool_use"),
     "server tools and citations": message(TEXT, SERVER_TOOL, SEARCH_RESULT, CITED, CODE, UPLOAD),
+    "results of the API's own tools": message(SERVER_TOOL, FETCHED, RAN, EDITED, FOUND, TEXT),
     "pause": message(SERVER_TOOL, stop_reason="pause_turn"),
     "cut": message(TEXT, stop_reason="max_tokens"),
     "window": message(TEXT, stop_reason="model_context_window_exceeded"),

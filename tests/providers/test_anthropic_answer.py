@@ -1,6 +1,7 @@
 """Anthropic's answers: whole = streamed, at every cut, and what is no answer."""
 
 import json
+from contextlib import aclosing
 
 import httpx
 import pytest
@@ -50,14 +51,23 @@ def test_cut_at_every_byte(name: str) -> None:
 
 
 def test_every_kind_of_block() -> None:
-    answer = whole(CODEC, scripts.message(scripts.THINKING, scripts.REDACTED, scripts.TEXT, scripts.TOOL, scripts.CITED))
+    answer = whole(
+        CODEC, scripts.message(scripts.THINKING, scripts.REDACTED, scripts.TEXT, scripts.TOOL, scripts.CITED)
+    )
     thinking, redacted, text, call, cited = answer.parts
-    assert isinstance(thinking, Thinking) and thinking.text == "First, let me see…"
+    assert isinstance(thinking, Thinking)
+    assert thinking.text == "First, let me see…"
     assert thinking.meta["anthropic"] == scripts.THINKING
-    assert isinstance(redacted, Thinking) and redacted.text == "" and redacted.meta["anthropic"] == scripts.REDACTED
-    assert text == Text("Héllo — 世界 🎉, it is noon.") and not text.meta
-    assert isinstance(call, ToolCall) and call.input == scripts.TOOL["input"] and not call.meta
-    assert isinstance(cited, Text) and cited.meta["anthropic"] == {"citations": scripts.CITED["citations"]}
+    assert isinstance(redacted, Thinking)
+    assert redacted.text == ""
+    assert redacted.meta["anthropic"] == scripts.REDACTED
+    assert text == Text("Héllo — 世界 🎉, it is noon.")
+    assert not text.meta
+    assert isinstance(call, ToolCall)
+    assert call.input == scripts.TOOL["input"]
+    assert not call.meta
+    assert isinstance(cited, Text)
+    assert cited.meta["anthropic"] == {"citations": scripts.CITED["citations"]}
 
 
 def test_usage_is_disjoint_and_keeps_the_lifetimes_of_cache_writes() -> None:
@@ -73,14 +83,18 @@ def test_usage_is_disjoint_and_keeps_the_lifetimes_of_cache_writes() -> None:
 def test_usage_is_known_while_the_answer_is_open() -> None:
     events = decode_stream(CODEC, [body("text")])
     first = next(event for event in events if isinstance(event, UsageUpdate))
-    assert first.usage.cache_write_1h == 20 and first.usage.output == 1
+    assert first.usage.cache_write_1h == 20
+    assert first.usage.output == 1
 
 
 @pytest.mark.parametrize(
     ("counts", "expected"),
     [
         ({"input_tokens": 3, "output_tokens": 4}, Usage(input=3, output=4)),
-        ({"input_tokens": 3, "output_tokens": 4, "cache_creation_input_tokens": 7}, Usage(input=3, cache_write=7, output=4)),
+        (
+            {"input_tokens": 3, "output_tokens": 4, "cache_creation_input_tokens": 7},
+            Usage(input=3, cache_write=7, output=4),
+        ),
         ({"input_tokens": None, "output_tokens": 0, "server_tool_use": None}, Usage()),
         (
             {"cache_creation_input_tokens": 5, "cache_creation": {"ephemeral_5m_input_tokens": 9}},
@@ -167,7 +181,7 @@ def test_unknown_blocks_and_deltas_are_kept() -> None:
 
 
 def test_tolerance() -> None:
-    """Chunks without a type, a closing [DONE], blocks that are whole at their start, missing closes and repeated indexes."""
+    """Chunks without a type, a closing [DONE], blocks whole at their start, missing closes and repeated indexes."""
     events = [
         {"type": "message_start", "message": {"id": "m", "model": "served"}},
         {"amazon-bedrock-invocationMetrics": {"inputTokenCount": 3}},
@@ -183,7 +197,8 @@ def test_tolerance() -> None:
         ("toolu_01", scripts.TOOL["input"]),
         ("toolu_02", {}),
     ]
-    assert answer.model == "served" and answer.usage is None
+    assert answer.model == "served"
+    assert answer.usage is None
 
 
 def test_the_stop_reason_or_the_last_event_is_the_end() -> None:
@@ -224,7 +239,8 @@ def test_a_stream_without_its_end_is_no_success(kept: int) -> None:
 def test_a_malformed_event_is_never_skipped(data: bytes) -> None:
     before = frames(scripts.stream(scripts.MESSAGES["text"])[:3], named=True)
     error = raised(lambda: streamed(CODEC, before + b"data: " + data + b"\n\n"))
-    assert isinstance(error, ProtocolError) and error.in_stream
+    assert isinstance(error, ProtocolError)
+    assert error.in_stream
     assert "secret" not in str(error)
 
 
@@ -248,32 +264,38 @@ def provider(transport: Scripted) -> Anthropic:
 
 async def test_end_to_end_stream() -> None:
     transport = Scripted([bytes([byte]) for byte in body("tools")])
-    response = await provider(transport).send(STREAM, Context.new())
-    events = [event async for event in response]
+    async with aclosing(provider(transport)) as target:
+        response = await target.send(STREAM, Context.new())
+        events = [event async for event in response]
     assert isinstance(events[-1], Finish)
     assert "".join(event.text for event in events if isinstance(event, TextDelta)) == scripts.TEXT["text"]
     assert facts(response) == facts(whole(CODEC, scripts.MESSAGES["tools"]))
-    assert response.complete and response.request_id == "req_1"
+    assert response.complete
+    assert response.request_id == "req_1"
 
 
 async def test_end_to_end_whole() -> None:
     transport = Scripted([json.dumps(scripts.MESSAGES["tools"]).encode()], kind="application/json")
-    response = await provider(transport).send(ASK, Context.new())
+    async with aclosing(provider(transport)) as target:
+        response = await target.send(ASK, Context.new())
     assert facts(response) == facts(whole(CODEC, scripts.MESSAGES["tools"]))
     assert response.raw == scripts.MESSAGES["tools"]
     sent = transport.requests[0]
     assert str(sent.url) == "https://api.anthropic.com/v1/messages"
-    assert sent.headers["x-api-key"] == "k" and sent.headers["anthropic-version"] == "2023-06-01"
+    assert sent.headers["x-api-key"] == "k"
+    assert sent.headers["anthropic-version"] == "2023-06-01"
 
 
 async def test_an_answer_that_breaks_off_keeps_what_came() -> None:
     events = scripts.stream(scripts.MESSAGES["text"])[:6]
-    response = await provider(Scripted([frames(events, named=True)])).send(STREAM, Context.new())
-    with pytest.raises(StreamInterrupted) as caught:
-        await response.read()
+    async with aclosing(provider(Scripted([frames(events, named=True)]))) as target:
+        response = await target.send(STREAM, Context.new())
+        with pytest.raises(StreamInterrupted) as caught:
+            await response.read()
     assert caught.value.partial is response
     assert response.text == scripts.TEXT["text"][:15]
-    assert response.usage is not None and response.usage.input == 12
+    assert response.usage is not None
+    assert response.usage.input == 12
 
 
 def test_replay_is_byte_for_byte() -> None:

@@ -49,8 +49,11 @@ STATUSES = [
 @pytest.mark.parametrize(("status", "body", "kind"), STATUSES)
 def test_statuses(status: int, body: dict[str, Any], kind: type[errors.CallError]) -> None:
     error = CODEC.error(status, {}, body)
-    assert type(error) is kind and error.status == status and error.request_id == "req_9"
-    assert body["error"]["message"] not in str(error) + repr(error) and error.provider_message
+    assert type(error) is kind
+    assert error.status == status
+    assert error.request_id == "req_9"
+    assert body["error"]["message"] not in str(error) + repr(error)
+    assert error.provider_message
 
 
 @pytest.mark.parametrize(("status", "body", "kind"), STATUSES)
@@ -59,15 +62,18 @@ def test_inside_a_stream_the_type_implies_the_status(
 ) -> None:
     start = scripts.stream(scripts.MESSAGES["text"])[:4]
     for named in (True, False):
-        error = raised(lambda: streamed(CODEC, frames([*start, body], named=named)))
-        assert type(error) is kind and error.in_stream and error.status == status
+        error = raised(lambda named=named: streamed(CODEC, frames([*start, body], named=named)))
+        assert type(error) is kind
+        assert error.in_stream
+        assert error.status == status
 
 
 def test_codes() -> None:
     assert CODEC.error(529, {}, told("overloaded_error")).code == "overloaded_error"
     assert CODEC.error(429, {}, told("rate_limit_error", **spend("ramp_limit_exceeded"))).code == "ramp_limit_exceeded"
     error = CODEC.error(429, {"retry-after": "7", "request-id": "req_h"}, {"error": {"type": "rate_limit_error"}})
-    assert error.retry_after == 7 and error.request_id == "req_h"
+    assert error.retry_after == 7
+    assert error.request_id == "req_h"
     assert type(CODEC.error(500, {"x-should-retry": "false"}, told("api_error"))) is errors.ProviderError
 
 
@@ -79,7 +85,8 @@ def test_bodies_of_other_makes(body: object) -> None:
 
 def test_an_error_in_a_success() -> None:
     error = raised(lambda: CODEC.decode(ASK, told("overloaded_error")))
-    assert type(error) is errors.Overloaded and error.status == 529
+    assert type(error) is errors.Overloaded
+    assert error.status == 529
     untyped = frames([{"error": {"type": "api_error", "message": "x"}}], named=False)
     assert type(raised(lambda: streamed(CODEC, untyped))) is errors.ServerError
     unknown = frames([{"type": "error", "error": {"type": "a_new_error", "message": "x"}}], named=True)

@@ -27,7 +27,9 @@ from llmprod.types import (
 )
 
 NEW, OLD = "claude-opus-5-5", "claude-sonnet-4-5-20250929"
-TOOL = Tool(name="weather", description="The weather", parameters={"type": "object", "properties": {"city": {"type": "string"}}})
+TOOL = Tool(
+    name="weather", description="The weather", parameters={"type": "object", "properties": {"city": {"type": "string"}}}
+)
 PNG = Image(data=b"png", media_type="image/png")
 
 
@@ -110,7 +112,7 @@ def test_media() -> None:
         {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "Grüezi"}},
         {"type": "document", "source": {"type": "url", "url": "https://example.com/b.pdf"}},
     ]
-    with pytest.raises(InvalidArgument, match="file.media_type"):
+    with pytest.raises(InvalidArgument, match=r"file\.media_type"):
         turns(Message.user(File(data=b"x", media_type="application/zip")))
     with pytest.raises(InvalidArgument, match="UTF-8"):
         turns(Message.user(File(data=b"\xff", media_type="text/plain")))
@@ -119,7 +121,9 @@ def test_media() -> None:
 def test_results_with_images() -> None:
     sent = turns(Message.user("x"), Message.tool("toolu_1", (Text("See"), PNG, Text(""))))
     result = sent[0]["content"][0]
-    assert result["content"][0] == text("See") and result["content"][1]["type"] == "image" and len(result["content"]) == 2
+    assert result["content"][0] == text("See")
+    assert result["content"][1]["type"] == "image"
+    assert len(result["content"]) == 2
 
 
 def test_what_a_format_adds_goes_into_the_block() -> None:
@@ -131,7 +135,8 @@ def test_what_a_format_adds_goes_into_the_block() -> None:
         ToolResult("toolu_1", "r", meta=mark),
     )
     for block in turns(Message("user", parts))[0]["content"]:
-        assert block["cache_control"] == {"type": "ephemeral", "ttl": "1h"} and "x" not in block
+        assert block["cache_control"] == {"type": "ephemeral", "ttl": "1h"}
+        assert "x" not in block
 
 
 def test_thinking_goes_back_to_the_model_it_came_from_alone() -> None:
@@ -149,7 +154,10 @@ def test_foreign_parts() -> None:
     sent = turns(
         Message.user("a"),
         Message.assistant(
-            Refusal("No."), Opaque("reasoning", {"openai": {"x": 1}}), Text(""), ToolCall("functions.f:0", "f", "{broken")
+            Refusal("No."),
+            Opaque("reasoning", {"openai": {"x": 1}}),
+            Text(""),
+            ToolCall("functions.f:0", "f", "{broken"),
         ),
         Message("tool", (ToolResult("functions.f:0", "r"),)),
     )
@@ -231,9 +239,11 @@ def test_output_schema_is_brought_into_the_subset_that_is_taken() -> None:
     assert sent["effort"] == "low"
     schema = sent["format"]["schema"]
     assert sent["format"]["type"] == "json_schema"
-    assert schema["additionalProperties"] is False and schema["$defs"]["Line"]["additionalProperties"] is False
+    assert schema["additionalProperties"] is False
+    assert schema["$defs"]["Line"]["additionalProperties"] is False
     assert schema["properties"]["lines"]["items"] == {"$ref": "#/$defs/Line"}
-    assert schema["properties"]["lines"]["description"] == "minItems: 2" and "minItems" not in schema["properties"]["lines"]
+    assert schema["properties"]["lines"]["description"] == "minItems: 2"
+    assert "minItems" not in schema["properties"]["lines"]
     assert schema["$defs"]["Line"]["properties"]["amount"]["description"] == "In euros (minimum: 0)"
     assert str(given.schema) == before
     loose = OutputSchema(name="o", schema={"type": "object", "properties": {}}, strict=False)
@@ -244,15 +254,27 @@ def test_output_schema_is_brought_into_the_subset_that_is_taken() -> None:
 
 def test_sampling() -> None:
     sent = body(model=OLD, temperature=0.0, top_p=0.5, top_k=3, stop=("END",), max_tokens=7, stream=True)
-    assert sent["temperature"] == 0 and sent["top_p"] == 0.5 and sent["top_k"] == 3
-    assert sent["stop_sequences"] == ["END"] and sent["max_tokens"] == 7 and sent["stream"] is True
+    assert sent["temperature"] == 0
+    assert sent["top_p"] == 0.5
+    assert sent["top_k"] == 3
+    assert sent["stop_sequences"] == ["END"]
+    assert sent["max_tokens"] == 7
+    assert sent["stream"] is True
 
 
 @pytest.mark.parametrize(
     ("model", "effort", "expected"),
     [
-        (NEW, "minimal", {"thinking": {"type": "adaptive", "display": "summarized"}, "output_config": {"effort": "low"}}),
-        (NEW, "xhigh", {"thinking": {"type": "adaptive", "display": "summarized"}, "output_config": {"effort": "xhigh"}}),
+        (
+            NEW,
+            "minimal",
+            {"thinking": {"type": "adaptive", "display": "summarized"}, "output_config": {"effort": "low"}},
+        ),
+        (
+            NEW,
+            "xhigh",
+            {"thinking": {"type": "adaptive", "display": "summarized"}, "output_config": {"effort": "xhigh"}},
+        ),
         ("claude-opus-4-6", "none", {"thinking": {"type": "disabled"}}),
         (OLD, "none", {"thinking": {"type": "disabled"}}),
         (OLD, "medium", {"thinking": {"type": "enabled", "budget_tokens": 8192}, "max_tokens": 16_384 + 8192}),
@@ -282,15 +304,24 @@ def test_what_the_newest_models_refuse() -> None:
 
 def test_extra_is_merged_last_and_only_ours() -> None:
     extra = {
-        "anthropic": {"output_config": {"effort": "max"}, "metadata": {"user_id": "u"}, "betas": ["a"], "max_tokens": 1},
+        "anthropic": {
+            "output_config": {"effort": "max"},
+            "metadata": {"user_id": "u"},
+            "betas": ["a"],
+            "max_tokens": 1,
+        },
         "openai": {"store": False},
     }
     request = GenerateRequest(messages=(Message.user("x"),), output=OutputSchema.of(Line), extra=extra)
     wire = AnthropicCodec(NEW, beta=("b",)).encode(request)
-    assert wire.body["output_config"]["effort"] == "max" and "format" in wire.body["output_config"]
-    assert wire.body["metadata"] == {"user_id": "u"} and wire.body["max_tokens"] == 1
-    assert "store" not in wire.body and "betas" not in wire.body
-    assert wire.headers == {"anthropic-beta": "b,a"} and wire.path == "/v1/messages"
+    assert wire.body["output_config"]["effort"] == "max"
+    assert "format" in wire.body["output_config"]
+    assert wire.body["metadata"] == {"user_id": "u"}
+    assert wire.body["max_tokens"] == 1
+    assert "store" not in wire.body
+    assert "betas" not in wire.body
+    assert wire.headers == {"anthropic-beta": "b,a"}
+    assert wire.path == "/v1/messages"
     assert AnthropicCodec(NEW).encode(GenerateRequest(messages=(Message.user("x"),))).headers == {}
 
 
@@ -327,11 +358,17 @@ def test_capabilities() -> None:
     can = Anthropic(OLD, api_key="k").capabilities
     for name in ("seed", "frequency_penalty", "presence_penalty", "logprobs"):
         assert name not in can.parameters
-    assert not can.audio and not can.embeddings and can.images and can.files
+    assert not can.audio
+    assert not can.embeddings
+    assert can.images
+    assert can.files
     assert "reasoning_effort" not in Anthropic("claude-3-5-haiku-latest", api_key="k").capabilities.parameters
     given = Anthropic(NEW, api_key="k", capabilities=Capabilities(context_window=9, prefill=True)).capabilities
-    assert given.context_window == 9 and given.prefill and "temperature" in given.parameters
-    assert "seed" not in given.parameters and not given.audio
+    assert given.context_window == 9
+    assert given.prefill
+    assert "temperature" in given.parameters
+    assert "seed" not in given.parameters
+    assert not given.audio
 
 
 async def test_what_can_not_be_honoured_is_an_error_before_anything_is_sent() -> None:
@@ -357,11 +394,14 @@ def test_keys_and_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://gateway/anthropic")
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-secret")
     target = Anthropic(NEW)
-    assert target.base_url == "http://gateway/anthropic" and target.name == f"anthropic:{NEW}"
+    assert target.base_url == "http://gateway/anthropic"
+    assert target.name == f"anthropic:{NEW}"
     assert "sk-secret" not in repr(target) + str(vars(target).get("_headers"))
 
 
-@pytest.mark.parametrize("arguments", [{"model": ""}, {"model": 3}, {"base_url": "ftp://x"}, {"base_url": 3}, {"max_tokens": 0}])
+@pytest.mark.parametrize(
+    "arguments", [{"model": ""}, {"model": 3}, {"base_url": "ftp://x"}, {"base_url": 3}, {"max_tokens": 0}]
+)
 def test_wrong_arguments(arguments: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgument):
         Anthropic(**{"model": NEW, "api_key": "k", **arguments})

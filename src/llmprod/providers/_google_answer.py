@@ -49,6 +49,7 @@ _REASONS: dict[str, FinishReason] = {
     ),
 }  # fmt: skip
 _KNOWN = {"candidates", "promptFeedback", "usageMetadata", "modelVersion", "responseId", "modelStatus", "createTime"}
+_URL_SAFE = str.maketrans("-_", "+/")
 _SIDE = {"thought", "thoughtSignature", "partMetadata"}
 """Keys of a part that say something about it rather than being its content."""
 
@@ -121,7 +122,8 @@ class ChunkDecoder(StreamDecoder):
             for part in content.get("parts") or ():
                 text = part.get("text")
                 if text is None:
-                    self._other(part, events)
+                    if part:
+                        self._other(part, events)
                 elif len(part) == 1:
                     self._text(TextDelta, _string(text), events)
                 else:
@@ -213,7 +215,7 @@ def _string(value: Any) -> str:
 
 def _media(blob: Mapping[str, Any], meta: Meta) -> Image | Audio | File:
     kind = _string(blob["mimeType"])
-    data = base64.b64decode(blob["data"])
+    data = base64.b64decode(_string(blob["data"]).translate(_URL_SAFE), validate=True)
     if kind.startswith("image/"):
         return Image(data=data, media_type=kind, meta=meta)
     if kind.startswith("audio/"):
