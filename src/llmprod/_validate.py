@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 from llmprod.errors import InvalidArgument
 
@@ -16,6 +17,26 @@ def whole(field: str, value: Any, least: int, *, optional: bool = False) -> None
         raise InvalidArgument(
             field, repr(value)[:40], f"an integer of at least {least}" + (", or None" if optional else "")
         )
+
+
+def strings(field: str, value: Any) -> tuple[str, ...]:
+    """Require a sequence of strings, which one string is not."""
+    if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
+        raise InvalidArgument(field, type(value).__name__, "a sequence of strings")
+    items = tuple(cast("Sequence[object]", value))
+    for item in items:
+        if not isinstance(item, str):
+            raise InvalidArgument(field, f"an item of type {type(item).__name__}", "a sequence of strings")
+    return cast("tuple[str, ...]", items)
+
+
+def labels(field: str, value: Any) -> None:
+    """Require a dict of strings by strings."""
+    if not isinstance(value, Mapping):
+        raise InvalidArgument(field, type(value).__name__, "a dict of strings by strings")
+    for name, label in cast("Mapping[object, object]", value).items():
+        if not isinstance(name, str) or not isinstance(label, str):
+            raise InvalidArgument(field, f"{repr(name)[:40]}: {type(label).__name__}", "a dict of strings by strings")
 
 
 def flag(field: str, value: Any, *, optional: bool = False) -> None:

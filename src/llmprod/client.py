@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, S
 from typing import Any, TypedDict, TypeVar, Unpack, cast
 
 from llmprod._background import Background, background
-from llmprod._validate import seconds
+from llmprod._validate import labels, seconds, strings
 from llmprod.clock import SYSTEM_CLOCK, SYSTEM_RANDOM, Clock, Random
 from llmprod.context import Context
 from llmprod.errors import ClientClosed, ForkedProcess, InvalidArgument, LLMProdError
@@ -100,8 +100,13 @@ class _Core:
         clock: Clock = SYSTEM_CLOCK,
         random: Random = SYSTEM_RANDOM,
     ) -> None:
-        if isinstance(fallbacks, (str, bytes)):
-            raise InvalidArgument("fallbacks", "a string", "a list of model strings and providers")
+        for field, given, allowed in (
+            ("fallbacks", fallbacks, "a list of model strings and providers"),
+            ("wrappers", wrappers or (), "a list of wrappers"),
+        ):
+            if not isinstance(given, Sequence) or isinstance(given, (str, bytes)):
+                raise InvalidArgument(field, type(given).__name__, allowed)
+        labels("tags", tags or {})
         primary = _target("model", model, api_key=api_key, base_url=base_url, http=http)
         others = [_target(f"fallbacks[{place}]", item, http=http) for place, item in enumerate(fallbacks)]
         if wrappers is not None:
@@ -128,14 +133,17 @@ class _Core:
         request = make()
         deadline = options.get("deadline")
         seconds("deadline", deadline, optional=True)
-        tags = options.get("tags")
+        tags, prompt = options.get("tags"), options.get("prompt")
+        labels("tags", tags or {})
+        if prompt is not None and len(strings("prompt", prompt)) != 2:
+            raise InvalidArgument("prompt", f"{len(prompt)} strings", "two strings: the prompt's name and version")
         context = Context.new(
             clock=self._clock,
             random=self._random,
             seconds=deadline,
             tags=self.tags if not tags else {**self.tags, **tags},
-            prompt=options.get("prompt"),
-            lineage=tuple(options.get("lineage", ())),
+            prompt=None if prompt is None else (prompt[0], prompt[1]),
+            lineage=strings("lineage", options.get("lineage", ())),
         )
         provider = self.provider if self._bounded or deadline is None else Deadline(deadline)(self.provider)
         try:
@@ -148,12 +156,12 @@ class _Core:
         self._known(options, _GENERATE)
         fields = {name: value for name, value in options.items() if name not in _NOT_FIELDS}
         if "tools" in fields:
-            fields["tools"] = tuple(item if isinstance(item, Tool) else _tool(item) for item in fields["tools"] or ())
+            fields["tools"] = _tools(fields["tools"])
         if fields.get("output") is not None:
             fields["output"] = _schema(fields["output"])
         if "stop" in fields:
             stop = fields["stop"]
-            fields["stop"] = (stop,) if isinstance(stop, str) else tuple(stop or ())
+            fields["stop"] = (stop,) if isinstance(stop, str) else strings("stop", stop or ())
         return GenerateRequest(
             messages=coerce_messages(messages, system=options.get("system")), stream=stream, **fields
         )
@@ -173,7 +181,10 @@ class _Core:
         for name in options:
             if name not in allowed:
                 raise InvalidArgument(name, "an unknown option", ", ".join(sorted(allowed)))
-        for name in options.get("extra", ()):
+        extra = options.get("extra", {})
+        if not isinstance(extra, Mapping):
+            raise InvalidArgument("extra", type(extra).__name__, "a dict by provider name")
+        for name in cast("Mapping[str, Any]", extra):
             if name not in self._kinds:
                 raise InvalidArgument(
                     f"extra[{name!r}]", "a provider that is not in the stack", ", ".join(sorted(self._kinds))
@@ -194,6 +205,12 @@ def _target(field: str, model: object, **options: Any) -> Provider:
                 )
         return model
     raise InvalidArgument(field, type(model).__name__, "a model string such as 'openai:gpt-5', or a provider")
+
+
+def _tools(tools: object) -> tuple[Tool, ...]:
+    if tools is not None and (not isinstance(tools, Sequence) or isinstance(tools, str)):
+        raise InvalidArgument("tools", type(tools).__name__, "a list of Tool objects and functions")
+    return tuple(item if isinstance(item, Tool) else _tool(item) for item in cast("Sequence[object]", tools or ()))
 
 
 def _tool(function: object) -> Tool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypeAlias, cast, cast
+from typing import Any, Literal, TypeAlias, cast
 
 from llmprod._validate import between, flag, whole
 from llmprod.errors import InvalidArgument
@@ -20,10 +20,10 @@ Extra: TypeAlias = Mapping[str, Mapping[str, Any]]
 _NO_EXTRA: Extra = {}
 
 
-def _all(items: Any, kind: type, field: str) -> None:
-    if not isinstance(items, tuple):
+def _all(items: tuple[object, ...], kind: type, field: str) -> None:
+    if type(items) is not tuple:
         raise InvalidArgument(field, type(items).__name__, f"a tuple of {kind.__name__} objects")
-    for place, item in enumerate(cast("tuple[Any, ...]", items)):
+    for place, item in enumerate(items):
         if not isinstance(item, kind):
             raise InvalidArgument(f"{field}[{place}]", type(item).__name__, f"a {kind.__name__}")
 

@@ -397,8 +397,8 @@ class Response:
         for callback in callbacks:
             try:
                 callback(outcome)
-            except Exception as error:  # noqa: BLE001 - every permit must go back: one bad callback stops no other
-                failure = failure or error
+            except Exception as raised:  # noqa: BLE001 - every permit must go back: one bad callback stops no other
+                failure = failure or raised
         if failure is not None:
             if error is None:
                 raise failure

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, make_dataclass
 from typing import Any, cast
 
-from pydantic import TypeAdapter, create_model
+from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
-from pydantic_core import ValidationError, from_json
+from pydantic_core import ValidationError, from_json, to_jsonable_python
 
 from llmprod.errors import InvalidArgument, InvalidOutput
 
@@ -19,6 +20,11 @@ __all__ = ["OutputSchema", "Tool", "check_schema"]
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}\Z")
 _TYPES = {"object", "array", "string", "number", "integer", "boolean", "null"}
 _RESERVED = {"auto", "none", "required"}
+
+
+def _short(name: object) -> str:
+    """The name in the letters that all providers take."""
+    return re.sub(r"[^a-zA-Z0-9_-]", "_", str(name))[:64]
 
 
 def check_schema(field: str, schema: object) -> dict[str, Any]:
@@ -50,12 +56,12 @@ def check_schema(field: str, schema: object) -> dict[str, Any]:
                 raise InvalidArgument(f"{field}.{key}", type(schema[key]).__name__, "a list of at least one schema")
             for place, inner in enumerate(schema[key]):
                 _check_inner(f"{field}.{key}[{place}]", inner)
-    required: Any = schema.get("required", [])
-    listed: list[Any] = required if type(required) is list else [None]  # pyright: ignore[reportUnknownVariableType]
-    if not all(isinstance(name, str) for name in listed):
-        raise InvalidArgument(f"{field}.required", str(type(required)), "a list of property names")
-    if "enum" in schema and not isinstance(schema["enum"], list):
-        raise InvalidArgument(f"{field}.enum", type(schema["enum"]).__name__, "a list")
+    required = cast("object", schema.get("required", []))
+    if not isinstance(required, list) or not all(isinstance(name, str) for name in cast("list[object]", required)):
+        raise InvalidArgument(f"{field}.required", type(cast("object", required)).__name__, "a list of property names")
+    enum = cast("object", schema.get("enum", []))
+    if not isinstance(enum, list):
+        raise InvalidArgument(f"{field}.enum", type(enum).__name__, "a list")
     return schema
 
 
@@ -91,19 +97,35 @@ class Tool:
 
     @classmethod
     def from_function(cls, function: Callable[..., Any], *, strict: bool | None = None) -> Tool:
-        """Take name, description and parameters from a function's name, docstring and annotations."""
-        fields: dict[str, Any] = {}
-        signature = inspect.signature(function, eval_str=True)
-        for name, parameter in signature.parameters.items():
-            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                raise InvalidArgument(
-                    f"tool {function.__name__}.{name}", "a variadic parameter", "named parameters only"
-                )
-            kind = Any if parameter.annotation is parameter.empty else parameter.annotation
-            fields[name] = (kind, ... if parameter.default is parameter.empty else parameter.default)
-        schema = create_model(function.__name__, **fields).model_json_schema()
+        """Take name, description and parameters from a function's name, docstring and annotations.
+
+        Raises:
+            InvalidArgument: the parameters have no JSON Schema.
+        """
+        tool = getattr(function, "__name__", type(function).__name__)
+        try:
+            parameters = inspect.signature(function, eval_str=True).parameters.values()
+            # A dataclass, not a model: a model reserves names such as schema, json and copy.
+            fields = [_field(tool, parameter) for parameter in parameters]
+            schema = TypeAdapter[Any](make_dataclass("Parameters", fields, kw_only=True)).json_schema()
+        except (PydanticUserError, TypeError, NameError, SyntaxError, AttributeError) as error:
+            told = f"parameters that have no JSON Schema ({type(error).__name__})"
+            raise InvalidArgument(f"tool {tool}", told, "annotated parameters of types that pydantic knows") from error
         schema.pop("title", None)
-        return cls(name=function.__name__, description=inspect.getdoc(function) or "", parameters=schema, strict=strict)
+        for parameter in parameters:
+            if parameter.default is not parameter.empty:
+                # Not as the dataclass's own default, which may not be mutable. One that is no JSON stays untold.
+                with contextlib.suppress(ValueError):
+                    schema["properties"][parameter.name]["default"] = to_jsonable_python(parameter.default)
+        return cls(name=tool, description=inspect.getdoc(function) or "", parameters=schema, strict=strict)
+
+
+def _field(tool: str, parameter: inspect.Parameter) -> tuple[str, Any, Any]:
+    if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        raise InvalidArgument(f"tool {tool}.{parameter.name}", "a variadic parameter", "named parameters only")
+    kind = Any if parameter.annotation is parameter.empty else parameter.annotation
+    default = parameter.default
+    return parameter.name, kind, field() if default is parameter.empty else field(default_factory=lambda: default)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,16 +157,15 @@ class OutputSchema:
             schema = check_schema("output", dict(cast("Mapping[str, Any]", output)))
             if not schema:
                 raise InvalidArgument("output", "an empty dict", "a JSON Schema or a type")
-            return cls(name=name or str(schema.get("title", "output")), schema=schema)
+            return cls(name=_short(name or schema.get("title", "output")), schema=schema)
         try:
             adapter: TypeAdapter[Any] = TypeAdapter(cast("Any", output))
             schema = adapter.json_schema()
-        except (PydanticUserError, TypeError, NameError) as error:
+        except (PydanticUserError, TypeError, NameError, SyntaxError, AttributeError) as error:
             raise InvalidArgument(
                 "output", repr(output)[:80], "a type that pydantic knows, or a JSON Schema as a dict"
             ) from error
-        given = name or getattr(output, "__name__", "output")
-        return cls(name=re.sub(r"[^a-zA-Z0-9_-]", "_", str(given))[:64], schema=schema, adapter=adapter)
+        return cls(name=_short(name or getattr(output, "__name__", "output")), schema=schema, adapter=adapter)
 
     def parse(self, text: str) -> Any:
         """Parse an answer.

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import mimetypes
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
@@ -338,27 +339,51 @@ def _from_openai(item: object, place: int) -> Message:
         raise InvalidArgument(where, type(item).__name__, "a Message or a dict with role and content")
     message = cast("Mapping[str, Any]", item)
     role = message.get("role")
-    role = {"developer": "system", "model": "assistant"}.get(cast("str", role), role)
+    role = {"developer": "system", "model": "assistant"}.get(role, role) if isinstance(role, str) else None
     if role not in ROLES:
-        raise InvalidArgument(f"{where}.role", repr(role)[:40], ", ".join(ROLES))
+        raise InvalidArgument(f"{where}.role", repr(message.get("role"))[:40], ", ".join(ROLES))
     content = message.get("content")
-    if role == "tool":
-        return Message.tool(str(message.get("tool_call_id", "")), content if content is not None else "")
     parts: list[Part] = []
     if isinstance(content, (list, tuple)):
-        parts = [_openai_part(part, where) for part in cast("Sequence[object]", content)]
+        try:
+            parts = [_openai_part(part, where) for part in cast("Sequence[object]", content)]
+        except (KeyError, TypeError, binascii.Error) as error:
+            told = f"a part that is not as OpenAI's are ({type(error).__name__})"
+            raise InvalidArgument(
+                f"{where}.content", told, "text, image_url, input_audio, or llmprod's parts"
+            ) from None
+    if role == "tool":
+        return _tool_message(message.get("tool_call_id"), parts or cast("object", content), where)
     if isinstance(content, str) and content:
         parts = [Text(content)]
     elif content is not None and not isinstance(content, (str, list, tuple)):
         raise InvalidArgument(f"{where}.content", type(content).__name__, "a string or a list of parts")
-    for call in message.get("tool_calls") or ():
-        function = call.get("function", {})
-        parts.append(
-            ToolCall(str(call.get("id", "")), str(function.get("name", "")), str(function.get("arguments", "{}")))
-        )
+    parts.extend(_openai_calls(message.get("tool_calls") or (), f"{where}.tool_calls"))
     if not parts:
         raise InvalidArgument(f"{where}.content", "nothing", "text, parts or tool calls")
     return Message(cast("Role", role), tuple(parts))
+
+
+def _tool_message(call_id: object, content: object, where: str) -> Message:
+    if not isinstance(call_id, str) or not call_id:
+        raise InvalidArgument(f"{where}.tool_call_id", type(call_id).__name__, "the id of the tool call")
+    if isinstance(content, list):
+        items = cast("list[object]", content)
+        if not all(isinstance(item, (Text, Image)) for item in items):
+            raise InvalidArgument(f"{where}.content", "other parts", "text and images, in a tool's result")
+        return Message.tool(call_id, tuple(items))
+    return Message.tool(call_id, content if content is not None else "")
+
+
+def _openai_calls(calls: object, where: str) -> Iterator[ToolCall]:
+    if not isinstance(calls, (list, tuple)):
+        raise InvalidArgument(where, type(calls).__name__, "a list of tool calls")
+    for call in cast("Sequence[object]", calls):
+        fields = cast("Mapping[str, Any]", call if isinstance(call, Mapping) else {})
+        function = cast("Mapping[str, Any]", fields.get("function"))
+        if not isinstance(cast("object", function), Mapping):
+            raise InvalidArgument(where, type(call).__name__, "dicts with id and function")
+        yield ToolCall(str(fields.get("id", "")), str(function.get("name", "")), str(function.get("arguments", "{}")))
 
 
 def _openai_part(part: object, where: str) -> Part:
