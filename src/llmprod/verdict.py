@@ -62,7 +62,8 @@ _TABLE: dict[type[BaseException], Verdict] = {
     errors.ContextTooLong: Verdict(action=_OTHER, health="up"),
     errors.ContentFiltered: Verdict(action=_FATAL, health="up"),
     errors.BadRequest: Verdict(action=_FATAL, health="up"),
-    errors.ProviderError: Verdict(action=_SAME, health="down"),
+    # Said of itself that asking again is no use (x-should-retry: false), or not understood.
+    errors.ProviderError: Verdict(action=_OTHER, health="down"),
     errors.ConnectError: Verdict(action=_SAME, health="down"),
     errors.ReadError: Verdict(action=_SAME, health="down"),
     # The attempt was probably billed whole, and the route has just shown that it cuts: try elsewhere first.

@@ -89,6 +89,7 @@ class ChatDecoder(StreamDecoder):
         try:
             if (
                 self._plain
+                and type(chunk) is dict
                 and "error" not in chunk
                 and chunk.get("usage") is None
                 and (choices := chunk.get("choices"))
@@ -131,11 +132,7 @@ class ChatDecoder(StreamDecoder):
 
     def end(self) -> Sequence[Event]:
         """Return what is left, and Finish."""
-        finish = self._finish
-        if finish is None:
-            if not (self.done and self._profile.done_ends and self._next_part):
-                raise TruncatedAnswer(detail="no finish reason", in_stream=self._in_stream)
-            finish = ("stop", None)
+        reason, raw = self._finish or self._assumed()
         events: list[Event] = []
         if self._tags is not None and not self._tags.settled:
             self._tagged(self._tags.end(), events)
@@ -143,13 +140,18 @@ class ChatDecoder(StreamDecoder):
             self._say("", events)
         self._close(events)
         events.extend(self._calls.done())
-        reason, raw = finish
         if reason == "stop" and self._calls:
             reason = "tool_calls"  # Ollama, and OpenAI where one function was forced
         elif reason == "stop" and self._refusal_part is not None:
             reason = "refusal"
         events.append(Finish(reason, raw))
         return events
+
+    def _assumed(self) -> tuple[FinishReason, None]:
+        """Return the end that ``[DONE]`` alone stands for, where it does."""
+        if self.done and self._profile.done_ends and self._next_part:
+            return "stop", None
+        raise TruncatedAnswer(detail="no finish reason", in_stream=self._in_stream)
 
     # ---- one chunk --------------------------------------------------------------------------------------------------
 
