@@ -58,7 +58,9 @@ class Attempt:
         if state != "cancelled":
             self.verdict = classify(error).action
         if isinstance(error, CallError):
-            self.status, self.reason, self.usage = error.status, error.code or error.detail, error.usage
+            self.status, self.usage = error.status, error.usage
+            reason = error.code or error.detail
+            self.reason = None if reason == self.error else reason
 
     def ended(self, outcome: Outcome, now: float) -> None:
         """Note how a response ended; the callback for ``response.on_close``."""
@@ -158,7 +160,7 @@ class Trace:
             + "</tr>"
             for entry, row in zip(self.entries, body, strict=True)
         )
-        titles = "".join(f"<th>{cell}</th>" for cell in head)
+        titles = "".join(f'<th style="text-align:left">{cell}</th>' for cell in head)
         return f"<table><thead><tr>{titles}</tr></thead><tbody>{rows}</tbody></table>"
 
 

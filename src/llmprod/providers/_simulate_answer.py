@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from random import Random
@@ -101,13 +102,19 @@ def tokens_of(text: str) -> int:
 def _text(request: GenerateRequest, random: Random, median: float) -> Iterable[str]:
     if request.output is not None:
         return _pieces(to_json(instance_of(request.output.schema, random)).decode())
-    results = [part for part in request.messages[-1].parts if isinstance(part, ToolResult)]
+    results = _last_results(request.messages)
     if results:
         told = " and ".join(
             f"{result.name or 'the tool'} {'failed: ' * result.is_error}{result.text}" for result in results
         )
         return re.findall(r"\s*\S+", f"{MARK} According to {told}.")
     return _prose(random, max(4, round(random.lognormvariate(math.log(median), 0.5))))
+
+
+def _last_results(messages: Sequence[Message]) -> list[ToolResult]:
+    """The results that end the conversation, one message each or several in one."""
+    last = itertools.takewhile(lambda message: message.role == "tool", reversed(messages))
+    return [part for message in reversed([*last]) for part in message.parts if isinstance(part, ToolResult)]
 
 
 def _prose(random: Random, count: int) -> Iterator[str]:

@@ -1,0 +1,77 @@
+"""Every example runs as its README says: without a key, without network, in seconds."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
+PROGRAMS = sorted(EXAMPLES.glob("*.py"))
+NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
+TIMEOUT_S = 120
+
+EXECUTE = """\
+import sys
+import nbformat
+from nbclient import NotebookClient
+NotebookClient(nbformat.read(sys.argv[1], 4), timeout=60, kernel_name="python3").execute()
+"""
+
+
+def run(*arguments: str, cwd: Path) -> str:
+    """Run Python without keys and proxies; return what it printed."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.upper().endswith(("_API_KEY", "_PROXY", "_TOKEN", "_BASE_URL")) and not name.startswith("COV_")
+    }
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env={**environment, "PYTHONIOENCODING": "utf-8"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
+def test_program_runs(path: Path, tmp_path: Path) -> None:
+    assert run("-W", "error", str(path), cwd=tmp_path).strip()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs(path: Path, tmp_path: Path) -> None:
+    run("-c", EXECUTE, str(path), cwd=tmp_path)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_stored_as_it_ran(path: Path) -> None:
+    notebook = nbformat.read(path, 4)
+    nbformat.validate(notebook)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert any("text/html" in output.get("data", {}) for output in outputs)
+    assert not any(output.output_type == "error" or output.get("name") == "stderr" for output in outputs)
+
+
+def test_every_example_is_in_the_index() -> None:
+    text = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^\| \[([^\]]+)\]", text, re.MULTILINE))
+    there = {path.name for path in [*PROGRAMS, *NOTEBOOKS]} | {"demo/"}
+    assert listed == there
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
+def test_program_tells_how_it_is_run(path: Path) -> None:
+    assert f"python examples/{path.name}" in path.read_text(encoding="utf-8")
