@@ -170,7 +170,7 @@ def _json_or_none(body: bytes) -> Any:
 class HTTPSource:
     """A stream's events, read from the reply as they are asked for."""
 
-    __slots__ = ("_closed", "_decoder", "_parser", "_ready", "_reply", "_sign")
+    __slots__ = ("_broken", "_closed", "_committed", "_decoder", "_parser", "_ready", "_reply", "_sign")
 
     def __init__(self, reply: Reply, decoder: StreamDecoder, sign: Callable[[CallError], None]) -> None:
         self._reply = reply
@@ -179,13 +179,19 @@ class HTTPSource:
         self._ready: deque[Event] = deque()
         self._sign = sign
         self._closed = False
+        self._committed = False
+        self._broken: CallError | None = None
 
     async def commit(self) -> None:
-        """Read up to the first content; what was read is handed out later."""
+        """Read up to the first content; what was read is handed out later.
+
+        Content that came in one chunk with a failure has not been shown: the failure is raised, and can be retried.
+        """
         try:
             while not any(type(event) in CONTENT for event in self._ready):
                 if not await self._fill():
                     raise TruncatedAnswer(detail="the stream ended before any content")
+            self._committed = True
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await self.aclose()
@@ -198,21 +204,27 @@ class HTTPSource:
     async def __anext__(self) -> Event:
         ready = self._ready
         while not ready:
-            try:
-                if not await self._fill():
-                    raise StopAsyncIteration
-            except CallError as error:
-                self._sign(error)
-                raise
+            if self._broken is not None:
+                raise self._broken
+            if not await self._fill():
+                raise StopAsyncIteration
         return ready.popleft()
 
     async def _fill(self) -> bool:
         """Read one chunk and decode it; False once all is read."""
         if self._closed:
             return False
+        try:
+            await (self._finish() if self._decoder.finished else self._read())
+        except CallError as error:
+            self._sign(error)
+            if not self._committed or not self._ready:
+                raise
+            self._broken = error  # what came before it is shown first
+        return True
+
+    async def _read(self) -> None:
         decoder = self._decoder
-        if decoder.finished:
-            return await self._finish()
         chunk = await self._reply.chunk()
         for name, data in self._parser.feed(chunk) if chunk else self._parser.end():
             self._ready.extend(decoder.feed(name, data))
@@ -224,9 +236,8 @@ class HTTPSource:
         elif not chunk:
             self._ready.extend(decoder.end())
             await self.aclose()
-        return True
 
-    async def _finish(self) -> bool:
+    async def _finish(self) -> None:
         """The answer is complete: wait a little for usage and the closing event, but not for ever."""
         decoder = self._decoder
         with anyio.CancelScope(deadline=anyio.current_time() + _GRACE):
@@ -243,7 +254,6 @@ class HTTPSource:
                     raise
         self._ready.extend(decoder.end())
         await self._drain()
-        return True
 
     async def _drain(self) -> None:
         with anyio.CancelScope(deadline=anyio.current_time() + _DRAIN):
