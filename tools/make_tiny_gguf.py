@@ -61,7 +61,9 @@ def write(path: str) -> None:
     writer.add_chat_template(TEMPLATE)
     writer.add_tensor("token_embd.weight", weights(len(tokens), WIDTH))
     writer.add_tensor("output_norm.weight", np.ones(WIDTH, np.float32))
-    writer.add_tensor("output.weight", weights(len(tokens), WIDTH))
+    output = weights(len(tokens), WIDTH)
+    output[: 3 + 256] = 0  # never a lone byte: the server's stream loses those that make half a character
+    writer.add_tensor("output.weight", output)
     for layer in range(LAYERS):
         for name, shape in {
             "attn_q": (WIDTH, WIDTH), "attn_k": (WIDTH, WIDTH), "attn_v": (WIDTH, WIDTH), "attn_output": (WIDTH, WIDTH),

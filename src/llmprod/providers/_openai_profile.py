@@ -41,8 +41,8 @@ class Profile:
         reasoning_fields: names of the field with the model's reasoning, looked up in this order.
         think_tags: reasoning may stand in the text between ``<think>`` tags.
         echo_reasoning: send reasoning back: ``never``, in turns with ``tool_calls``, or ``always``.
-        schema_style: ``response_format`` (OpenAI's), ``structured_outputs`` (vLLM's own), ``tgi``, or ``json``
-            (TensorRT-LLM's).
+        schema_style: ``response_format`` (OpenAI's), ``structured_outputs`` (vLLM's own), ``tgi``, ``json``
+            (TensorRT-LLM's), or ``json_object`` (llama.cpp's, which its Python server alone takes).
         schema_in_prompt: tell the model the output schema too, where the server only masks tokens by it.
         strict_schemas: adapt schemas to OpenAI's strict mode (see :mod:`._openai_strict`); else they are sent as
             they are.
@@ -77,7 +77,7 @@ class Profile:
     reasoning_fields: tuple[str, ...] = ("reasoning_content", "reasoning")
     think_tags: bool = True
     echo_reasoning: Literal["never", "tool_calls", "always"] = "tool_calls"
-    schema_style: Literal["response_format", "structured_outputs", "tgi", "json"] = "response_format"
+    schema_style: Literal["response_format", "structured_outputs", "tgi", "json", "json_object"] = "response_format"
     schema_in_prompt: bool = False
     strict_schemas: bool = False
     strict_tools: bool | None = None
@@ -170,6 +170,7 @@ PROFILES: Mapping[str, Profile] = {
         unsupported=frozenset({"reasoning_effort"}),
         files=False,
         merge_system=True,
+        schema_style="json_object",
         schema_in_prompt=True,
         prefill_body={},
     ),

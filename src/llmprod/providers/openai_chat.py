@@ -107,8 +107,8 @@ class ChatCodec(Codec):
             body["structured_outputs"] = {"json": output["schema"]}
         elif style == "tgi":
             body["response_format"] = {"type": "json_object", "value": output["schema"]}
-        elif style == "json":
-            body["response_format"] = {"type": "json", "schema": output["schema"]}
+        elif style in ("json", "json_object"):
+            body["response_format"] = {"type": style, "schema": output["schema"]}
         else:
             body["response_format"] = {"type": "json_schema", "json_schema": output}
 
