@@ -395,11 +395,16 @@ class StreamInterrupted(CallError):
     def __init__(self, partial: Response | None = None, **fields: Any) -> None:
         super().__init__(**fields)
         self.partial = partial
+        self._text = ""
+
+    @property
+    def partial_text(self) -> str:
+        """The text that arrived; known in another process too, where ``partial`` is not."""
+        return self.partial.text if self.partial is not None else self._text
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # An open response can't travel to another process; its text can.
-        state = {key: value for key, value in self.__dict__.items() if key != "partial"}
-        return _rebuild, (type(self), {**state, "partial": None})
+        # A response can't travel to another process; its text can.
+        return _rebuild, (type(self), {**self.__dict__, "partial": None, "_text": self.partial_text})
 
 
 class AllTargetsFailed(CallError):

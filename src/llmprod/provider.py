@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import anyio
 
 from llmprod.context import Context
-from llmprod.errors import UnsupportedParameter
+from llmprod.errors import TruncatedAnswer, UnsupportedParameter
 from llmprod.events import CONTENT, Event
 from llmprod.request import GenerateRequest, Request
 from llmprod.response import EventSource, Response, WrappedSource
@@ -206,7 +206,9 @@ async def committed(source: EventSource) -> EventSource:
             ready.append(event)
             if type(event) in CONTENT:
                 return _Prefetched(source, ready)
-    except BaseException:
+    except BaseException as error:
         with anyio.CancelScope(shield=True):
             await source.aclose()
+        if isinstance(error, StopAsyncIteration):
+            raise TruncatedAnswer(detail="the stream ended before any content") from None
         raise

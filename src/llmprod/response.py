@@ -206,7 +206,9 @@ class Response:
             for event in self._replay:
                 self._absorb(event)
             if self.finish_reason is None and embeddings is None:
-                raise TruncatedAnswer(provider=provider, model=model)
+                cut = TruncatedAnswer(provider=provider, model=model)
+                self._settle("error", cut)
+                raise cut
             self._settle("ok")
 
     # ---- what arrived -----------------------------------------------------------------------------------------------
@@ -304,7 +306,7 @@ class Response:
             if self.finish_reason is None:
                 await self._release()
                 cut = TruncatedAnswer(provider=self.provider, model=self.model, in_stream=True)
-                raise self._broken(cut) from None
+                raise self._broken(cut) from cut
             try:
                 self._settle("ok")  # first: a cancellation while closing takes nothing away from the answer
             finally:

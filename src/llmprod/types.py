@@ -382,7 +382,7 @@ def _openai_calls(calls: object, where: str) -> Iterator[ToolCall]:
         fields = cast("Mapping[str, Any]", call if isinstance(call, Mapping) else {})
         function = cast("Mapping[str, Any]", fields.get("function"))
         if not isinstance(cast("object", function), Mapping):
-            raise InvalidArgument(where, type(call).__name__, "dicts with id and function")
+            raise InvalidArgument(where, "something else", "dicts with id and function")
         yield ToolCall(str(fields.get("id", "")), str(function.get("name", "")), str(function.get("arguments", "{}")))
 
 

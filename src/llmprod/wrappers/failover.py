@@ -119,8 +119,14 @@ class Failover:
 
     async def aclose(self) -> None:
         """Close all targets."""
+        failure: Exception | None = None
         for target in self.targets:
-            await target.aclose()
+            try:
+                await target.aclose()
+            except Exception as error:  # noqa: BLE001 - the others are to be closed all the same
+                failure = failure or error
+        if failure is not None:
+            raise failure
 
     def __repr__(self) -> str:
         return f"Failover({', '.join(map(repr, self.targets))})"
