@@ -587,6 +587,7 @@ def test_max_tokens_field() -> None:
         ("ollama", {"type": "json_schema", "json_schema": {"name": "City", "schema": None, "strict": True}}),
         ("tgi", {"type": "json_object", "value": None}),
         ("trtllm", {"type": "json", "schema": None}),
+        ("llamacpp", {"type": "json_object", "schema": None}),
     ],
 )
 def test_schema_styles(profile: str, want: dict[str, Any]) -> None:

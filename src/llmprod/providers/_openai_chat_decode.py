@@ -89,7 +89,7 @@ class ChatDecoder(StreamDecoder):
         try:
             if (
                 self._plain
-                and type(chunk) is dict
+                and not isinstance(chunk, list)
                 and "error" not in chunk
                 and chunk.get("usage") is None
                 and (choices := chunk.get("choices"))
@@ -101,10 +101,9 @@ class ChatDecoder(StreamDecoder):
                     if type(text) is str and text:
                         self._texts.append(text)
                         return (TextDelta(text, self._text_part or 0),)
-            if name == b"error" and not is_error(chunk):
-                chunk = {"error": chunk}
             events: list[Event] = []
-            self._chunk(chunk, "delta", events)
+            told_by_name = name == b"error" and not is_error(chunk)
+            self._chunk({"error": chunk} if told_by_name else chunk, "delta", events)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise unexpected("a chunk of an unexpected form", in_stream=self._in_stream) from error
         return events
