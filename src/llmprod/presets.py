@@ -23,6 +23,7 @@ def standard(
     *,
     deadline: float = 600.0,
     attempts: int = 3,
+    timeouts: AttemptTimeout | None = None,
     clock: Clock = SYSTEM_CLOCK,
     random: Random = SYSTEM_RANDOM,
 ) -> Provider:
@@ -33,15 +34,16 @@ def standard(
         fallbacks: asked in order when those before can't serve a call.
         deadline: seconds that a call may take in all (default 600).
         attempts: rounds of attempts (default 3).
+        timeouts: limits of each attempt (default ``AttemptTimeout()``).
         clock: the breakers' time.
         random: the breakers' chance.
     """
-    targets = [_deployment(target, clock, random) for target in (primary, *fallbacks)]
+    targets = [_deployment(target, timeouts or AttemptTimeout(), clock, random) for target in (primary, *fallbacks)]
     inner = Failover(*targets) if len(targets) > 1 else targets[0]
     return Stack(Deadline(deadline), Retry(attempts))(inner)
 
 
-def _deployment(target: Provider, clock: Clock, random: Random) -> Provider:
+def _deployment(target: Provider, timeouts: AttemptTimeout, clock: Clock, random: Random) -> Provider:
     if isinstance(target, Static):
         return target  # it has nothing that could fail or take time
-    return Stack(CircuitBreaker(clock=clock, random=random), AttemptTimeout())(target)
+    return Stack(CircuitBreaker(clock=clock, random=random), timeouts)(target)
