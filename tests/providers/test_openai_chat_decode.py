@@ -1,6 +1,7 @@
 """Chat Completions' answers: whole = streamed, at every cut, with all that imitators do to the form."""
 
 import json
+from contextlib import aclosing
 from typing import Any
 
 import httpx
@@ -87,8 +88,8 @@ async def test_through_the_provider(name: str, size: int) -> None:
     body = chat_stream(CHAT[name])
     transport = Scripted([body[at : at + size] for at in range(0, len(body), size)])
     async with httpx.AsyncClient(transport=transport) as client:
-        provider = OpenAI("gpt-5.6", api_key="sk-test", http=HTTPOptions(client=client))
-        response = await (await provider.send(STREAM, Context.new())).read()
+        async with aclosing(OpenAI("gpt-5.6", api_key="sk-test", http=HTTPOptions(client=client))) as provider:
+            response = await (await provider.send(STREAM, Context.new())).read()
     assert facts(response) == facts(whole(CODEC, CHAT[name]))
     assert response.complete
 
@@ -563,9 +564,9 @@ def test_malformed_bodies(body: Any) -> None:
 async def test_a_stream_answered_with_a_whole_body() -> None:
     transport = Scripted([json.dumps(CHAT["tools"]).encode()], kind="application/json")
     async with httpx.AsyncClient(transport=transport) as client:
-        provider = OpenAI("gpt-5.6", api_key="sk-test", http=HTTPOptions(client=client))
-        response = await provider.send(STREAM, Context.new())
-        assert facts(await response.read()) == facts(whole(CODEC, CHAT["tools"]))
+        async with aclosing(OpenAI("gpt-5.6", api_key="sk-test", http=HTTPOptions(client=client))) as provider:
+            response = await provider.send(STREAM, Context.new())
+            assert facts(await response.read()) == facts(whole(CODEC, CHAT["tools"]))
 
 
 @pytest.mark.parametrize(
@@ -582,26 +583,32 @@ async def test_a_stream_answered_with_a_whole_body() -> None:
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_200_that_is_no_answer(body: bytes, kind: str, stream: bool) -> None:
     async with httpx.AsyncClient(transport=Scripted([body], kind=kind)) as client:
-        provider = OpenAICompatible("m", base_url="http://server/v1", http=HTTPOptions(client=client))
-        with pytest.raises((ProtocolError, TruncatedAnswer)) as caught:
-            await provider.send(GenerateRequest(messages=ASK.messages, stream=stream), Context.new())
+        async with aclosing(
+            OpenAICompatible("m", base_url="http://server/v1", http=HTTPOptions(client=client))
+        ) as provider:
+            with pytest.raises((ProtocolError, TruncatedAnswer)) as caught:
+                await provider.send(GenerateRequest(messages=ASK.messages, stream=stream), Context.new())
     assert (caught.value.provider, caught.value.model) == ("openai-compatible", "m")
 
 
 async def test_keepalive_white_space_before_a_whole_answer() -> None:
     body = b"\n  \n\n" + json.dumps(CHAT["text"]).encode()
     async with httpx.AsyncClient(transport=Scripted([body], kind="application/json")) as client:
-        provider = OpenAICompatible("m", base_url="http://server/v1", http=HTTPOptions(client=client))
-        assert (await provider.send(ASK, Context.new())).text == TEXT
+        async with aclosing(
+            OpenAICompatible("m", base_url="http://server/v1", http=HTTPOptions(client=client))
+        ) as provider:
+            assert (await provider.send(ASK, Context.new())).text == TEXT
 
 
 async def test_a_cut_after_text_leaves_the_partial() -> None:
     body = sse(chat_chunks(CHAT["text"])[:4], done=False)
     async with httpx.AsyncClient(transport=Scripted([body])) as client:
-        provider = OpenAICompatible("m", base_url="http://server/v1", http=HTTPOptions(client=client))
-        response = await provider.send(STREAM, Context.new())
-        with pytest.raises(StreamInterrupted) as caught:
-            await response.read()
+        async with aclosing(
+            OpenAICompatible("m", base_url="http://server/v1", http=HTTPOptions(client=client))
+        ) as provider:
+            response = await provider.send(STREAM, Context.new())
+            with pytest.raises(StreamInterrupted) as caught:
+                await response.read()
     assert TEXT.startswith(caught.value.partial.text)
     assert isinstance(caught.value.__cause__, TruncatedAnswer)
     assert TEXT[:5] not in repr(caught.value)

@@ -1,6 +1,7 @@
 """What OpenAI and its imitators say when they fail, and what it is taken for."""
 
 import json
+from contextlib import aclosing
 from typing import Any
 
 import httpx
@@ -203,9 +204,9 @@ def test_failed_without_a_reason(status: str) -> None:
 async def test_through_the_provider(stream: bool) -> None:
     body = json.dumps(told("secret prompt", "requests", "rate_limit_exceeded")).encode()
     async with httpx.AsyncClient(transport=Scripted([body], kind="application/json", status=429)) as client:
-        provider = OpenAI("gpt-5.6", api_key="sk-secret-key", http=HTTPOptions(client=client))
-        with pytest.raises(errors.RateLimited) as caught:
-            await provider.send(GenerateRequest(messages=ASK.messages, stream=stream), Context.new())
+        async with aclosing(OpenAI("gpt-5.6", api_key="sk-secret-key", http=HTTPOptions(client=client))) as provider:
+            with pytest.raises(errors.RateLimited) as caught:
+                await provider.send(GenerateRequest(messages=ASK.messages, stream=stream), Context.new())
     error = caught.value
     assert (error.provider, error.model, error.code) == ("openai", "gpt-5.6", "rate_limit_exceeded")
     assert "secret" not in f"{error}{error!r}{provider!r}"
@@ -213,9 +214,11 @@ async def test_through_the_provider(stream: bool) -> None:
 
 async def test_an_error_as_the_first_event_is_raised_by_send() -> None:
     async with httpx.AsyncClient(transport=Scripted([sse([told(code="server_is_overloaded")])])) as client:
-        provider = OpenAICompatible("m", base_url="http://server/v1", http=HTTPOptions(client=client))
-        with pytest.raises(errors.Overloaded) as caught:
-            await provider.send(GenerateRequest(messages=ASK.messages, stream=True), Context.new())
+        async with aclosing(
+            OpenAICompatible("m", base_url="http://server/v1", http=HTTPOptions(client=client))
+        ) as provider:
+            with pytest.raises(errors.Overloaded) as caught:
+                await provider.send(GenerateRequest(messages=ASK.messages, stream=True), Context.new())
     assert caught.value.in_stream
     assert classify(caught.value).action is Action.RETRY_SAME
 
@@ -223,9 +226,11 @@ async def test_an_error_as_the_first_event_is_raised_by_send() -> None:
 async def test_an_error_after_text_interrupts() -> None:
     pieces = [sse([event], done=False) for event in ({"choices": [{"delta": {"content": "It is"}}]}, told(code=502))]
     async with httpx.AsyncClient(transport=Scripted(pieces)) as client:
-        provider = OpenAICompatible("m", base_url="http://server/v1", http=HTTPOptions(client=client))
-        response = await provider.send(GenerateRequest(messages=ASK.messages, stream=True), Context.new())
-        with pytest.raises(errors.StreamInterrupted) as caught:
-            await response.read()
+        async with aclosing(
+            OpenAICompatible("m", base_url="http://server/v1", http=HTTPOptions(client=client))
+        ) as provider:
+            response = await provider.send(GenerateRequest(messages=ASK.messages, stream=True), Context.new())
+            with pytest.raises(errors.StreamInterrupted) as caught:
+                await response.read()
     assert caught.value.status == 502
     assert response.text == "It is"

@@ -1,6 +1,7 @@
 """The providers themselves: addresses, keys, headers, capabilities; embeddings; compatible servers on real sockets."""
 
 import json
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -37,8 +38,8 @@ async def asked(make: Any, body: Any = None, request: Any = ASK) -> httpx.Reques
     """The HTTP request that a provider sends."""
     transport = Scripted([json.dumps(body or CHAT["text"]).encode()], kind="application/json")
     async with httpx.AsyncClient(transport=transport) as client:
-        provider = make(HTTPOptions(client=client))
-        await provider.send(request, Context.new())
+        async with aclosing(make(HTTPOptions(client=client))) as provider:
+            await provider.send(request, Context.new())
     return transport.requests[0]
 
 
@@ -197,7 +198,8 @@ TWO = EmbedRequest(inputs=("a", "b"))
 async def embedded(body: Any) -> Any:
     transport = Scripted([json.dumps(body).encode()], kind="application/json")
     async with httpx.AsyncClient(transport=transport) as client:
-        return await OpenAI("e", api_key="k", http=HTTPOptions(client=client)).send(TWO, Context.new())
+        async with aclosing(OpenAI("e", api_key="k", http=HTTPOptions(client=client))) as provider:
+            return await provider.send(TWO, Context.new())
 
 
 async def test_embeddings() -> None:

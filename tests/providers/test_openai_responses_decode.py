@@ -2,6 +2,7 @@
 
 import copy
 import json
+from contextlib import aclosing
 from typing import Any
 
 import httpx
@@ -64,8 +65,10 @@ async def test_through_the_provider(size: int) -> None:
     body = responses_stream(RESPONSES["hidden reasoning and tools"])
     transport = Scripted([body[at : at + size] for at in range(0, len(body), size)])
     async with httpx.AsyncClient(transport=transport) as client:
-        provider = OpenAI("gpt-5.6", api="responses", api_key="sk-test", http=HTTPOptions(client=client))
-        response = await (await provider.send(STREAM, Context.new())).read()
+        async with aclosing(
+            OpenAI("gpt-5.6", api="responses", api_key="sk-test", http=HTTPOptions(client=client))
+        ) as provider:
+            response = await (await provider.send(STREAM, Context.new())).read()
     assert facts(response) == facts(whole(CODEC, RESPONSES["hidden reasoning and tools"]))
     assert transport.requests[0].url.path == "/v1/responses"
 
