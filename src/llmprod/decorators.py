@@ -92,12 +92,13 @@ def resilient(
         stack = FunctionStack(
             _stacked(chosen, providers, clock, random),
             name=label,
+            kind=kind,
             stream=True if as_items else stream,
             clock=clock,
             random=random,
         )
         decorated: Any = functools.wraps(function)(_FORMS[kind](stack))
-        decorated.__llmprod__ = stack.provider
+        decorated.__llmprod__ = stack
         return decorated
 
     if isinstance(fallbacks, str) or not isinstance(fallbacks, Sequence):

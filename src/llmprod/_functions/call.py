@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from llmprod._functions.provider import Kind
 from llmprod._functions.request import FunctionRequest
 from llmprod._functions.sdk_errors import for_caller
-from llmprod.record import CallRecord, note
 from llmprod.clock import Clock, Random
 from llmprod.context import Context
 from llmprod.errors import LLMProdError, StreamInterrupted
 from llmprod.events import Item
 from llmprod.provider import Provider
+from llmprod.record import CallRecord, note
 from llmprod.response import Response
 
 __all__ = ["END", "FunctionStack", "next_item"]
@@ -27,13 +28,17 @@ class FunctionStack:
     Args:
         provider: the outermost of them.
         name: the function's name.
+        kind: how the function is called.
         stream: calls hand out their answer in pieces; None where the arguments tell.
         clock: time.
         random: chance.
     """
 
-    def __init__(self, provider: Provider, *, name: str, stream: bool | None, clock: Clock, random: Random) -> None:
+    def __init__(
+        self, provider: Provider, *, name: str, kind: Kind, stream: bool | None, clock: Clock, random: Random
+    ) -> None:
         self.provider = provider
+        self.kind = kind
         self.name = name
         self._stream = stream
         self._clock = clock

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import io
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -28,6 +28,9 @@ Kind = Literal["sync", "async", "items", "async_items"]
 
 def kind_of(function: Callable[..., Any]) -> Kind:
     """Tell how ``function`` is to be called."""
+    decorated: Kind | None = getattr(getattr(function, "__llmprod__", None), "kind", None)
+    if decorated is not None:
+        return decorated
     for candidate in (function, getattr(type(function), "__call__", None)):  # noqa: B004 - callable objects too
         if inspect.isasyncgenfunction(candidate):
             return "async_items"
@@ -151,12 +154,13 @@ class FunctionProvider(BaseProvider):
 
 
 def _is_stream(value: Any) -> bool:
-    return isinstance(value, Iterator) and not isinstance(value, io.IOBase)
+    return isinstance(value, Iterator) and not isinstance(value, (io.IOBase, AsyncIterable))
 
 
 def _is_async_stream(value: Any) -> bool:
-    return isinstance(value, AsyncIterator)
+    # What can be iterated both ways is a mock.
+    return isinstance(value, AsyncIterator) and not isinstance(value, Iterable)
 
 
 def _is_to_be_awaited(value: Any, manager: bool) -> bool:
-    return isinstance(value, (Awaitable, AsyncIterator)) or (manager and hasattr(value, "__aenter__"))
+    return isinstance(value, Awaitable) or _is_async_stream(value) or (manager and hasattr(value, "__aenter__"))

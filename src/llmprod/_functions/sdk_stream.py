@@ -64,6 +64,7 @@ class StreamReader:
         self._check = check
         self._counts: dict[str, Any] = {}
         self._started = False
+        self._called = False
 
     def feed(self, item: Any) -> list[Event]:
         """Return what ``item`` says.
@@ -201,14 +202,16 @@ class StreamReader:
     def _google(self, chunk: Any) -> list[Event]:
         events = self._start(get(chunk, "model_version", "modelVersion"), get(chunk, "response_id", "responseId"))
         finish = read_google(chunk, events)
-        if any(
-            get(part, "text") is None and get(part, "thought_signature", "thoughtSignature") is None
-            for candidate in items_of(get(chunk, "candidates"))
-            for part in items_of(get(get(candidate, "content"), "parts"))
-        ):
-            self.committed = True
+        for candidate in items_of(get(chunk, "candidates")):
+            for part in items_of(get(get(candidate, "content"), "parts")):
+                self._called = self._called or get(part, "function_call", "functionCall") is not None
+                if get(part, "text") is None and get(part, "thought_signature", "thoughtSignature") is None:
+                    self.committed = True
         events += self._usage(Shape.GOOGLE, chunk)
-        return events if finish is None else [*events, finish]
+        if finish is None:
+            return events
+        # The calls may have come in an earlier chunk, and the finish is STOP all the same.
+        return [*events, Finish("tool_calls", finish.raw) if self._called and finish.reason == "stop" else finish]
 
 
 def _nothing(_: Any) -> list[Event]:
