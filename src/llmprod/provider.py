@@ -7,13 +7,11 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
-import anyio
-
 from llmprod.context import Context
 from llmprod.errors import TruncatedAnswer, UnsupportedParameter
 from llmprod.events import CONTENT, Event
 from llmprod.request import GenerateRequest, Request
-from llmprod.response import EventSource, Response, WrappedSource
+from llmprod.response import EventSource, Response, WrappedSource, close
 from llmprod.types import Audio, File, Image
 
 __all__ = ["BaseProvider", "Capabilities", "Provider", "committed"]
@@ -207,8 +205,7 @@ async def committed(source: EventSource) -> EventSource:
             if type(event) in CONTENT:
                 return _Prefetched(source, ready)
     except BaseException as error:
-        with anyio.CancelScope(shield=True):
-            await source.aclose()
+        await close(source)
         if isinstance(error, StopAsyncIteration):
             raise TruncatedAnswer(detail="the stream ended before any content") from None
         raise

@@ -7,7 +7,7 @@ import warnings
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import anyio
 
@@ -83,6 +83,19 @@ class WrappedSource:
         abandon = getattr(self._source, "abandon", None)
         if abandon is not None:
             abandon()
+
+
+async def close(source: EventSource) -> None:
+    """Close ``source`` in spite of a cancellation, which would leave its connection checked out."""
+    try:
+        with anyio.CancelScope(shield=True):
+            await source.aclose()
+    except BaseException:
+        # asyncio's own cancellation passes a shield.
+        abandon = getattr(source, "abandon", None)
+        if abandon is not None:
+            abandon()
+        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +323,7 @@ class Response:
             try:
                 self._settle("ok")  # first: a cancellation while closing takes nothing away from the answer
             finally:
-                await self._source.aclose()
+                await self._release()
             raise
         except Exception as error:
             await self._release()
@@ -361,12 +374,9 @@ class Response:
         await self.aclose()
 
     async def _release(self) -> None:
-        assert self._source is not None
-        # Shielded, or a cancelled caller would leave its connection checked out. How the answer ended is known by now,
-        # and a close that fails does not change it.
-        with anyio.CancelScope(shield=True):
-            with contextlib.suppress(Exception):
-                await self._source.aclose()
+        # How the answer ended is known by now, and a close that fails does not change it.
+        with contextlib.suppress(Exception):
+            await close(cast("EventSource", self._source))
 
     # ---- for providers and wrappers ---------------------------------------------------------------------------------
 

@@ -58,7 +58,7 @@ def check_schema(field: str, schema: object) -> dict[str, Any]:
                 _check_inner(f"{field}.{key}[{place}]", inner)
     required = cast("object", schema.get("required", []))
     if not isinstance(required, list) or not all(isinstance(name, str) for name in cast("list[object]", required)):
-        raise InvalidArgument(f"{field}.required", repr(cast("object", required))[:40], "a list of property names")
+        raise InvalidArgument(f"{field}.required", repr(schema["required"])[:40], "a list of property names")
     enum = cast("object", schema.get("enum", []))
     if not isinstance(enum, list):
         raise InvalidArgument(f"{field}.enum", type(enum).__name__, "a list")

@@ -140,7 +140,7 @@ class Scripted(BaseProvider):
         except StopAsyncIteration:
             pass
         finally:
-            await source.aclose()
+            source.abandon()
         embeddings = [[1.0, 0.0]] * len(request.inputs) if isinstance(request, EmbedRequest) else None
         return Response(
             provider=self._name, context=context, request=request, dropped=dropped, events=events, embeddings=embeddings

@@ -1,0 +1,104 @@
+"""The standard stack as a whole."""
+
+import anyio
+import pytest
+
+from llmprod import (
+    AllTargetsFailed,
+    AsyncClient,
+    BreakerState,
+    Context,
+    IdleTimeout,
+    LoopClock,
+    Overloaded,
+    RateLimited,
+    ServerError,
+    Static,
+    StreamInterrupted,
+    standard,
+)
+from llmprod.testing.scripted import HANG, Scripted
+from llmprod.wrappers.circuit_breaker import _CircuitBreakerProvider
+from tests.wrappers.helpers import Drawn, states
+
+
+def client(*targets) -> AsyncClient:
+    return AsyncClient(targets[0], fallbacks=targets[1:], clock=LoopClock(), random=Drawn())
+
+
+async def test_a_bad_day_of_the_first_target_is_not_the_callers():
+    a = Scripted(RateLimited(retry_after=30), [HANG], ServerError(), ServerError(), then=Overloaded(), name="a")
+    b = Scripted(then="B", name="b")
+    made = client(a, b)
+    for _ in range(20):
+        assert (await made.generate("Hi", max_tokens=10)).text == "B"
+    # Five failures in a row, the timeout among them, opened its circuit; every few seconds one call tries it.
+    assert 5 <= a.calls < 12
+
+
+async def test_a_recovered_target_is_found_again():
+    a = Scripted(*[Overloaded() for _ in range(5)], then="A", name="a")
+    made = client(a, Scripted(then="B", name="b"))
+    answers = []
+    for _ in range(40):
+        answers.append((await made.generate("Hi")).text)
+        await anyio.sleep(1)
+    assert answers[:5] == ["B"] * 5
+    assert answers[-1] == "A"
+    assert answers.index("A") <= 10
+
+
+async def test_a_stream_moves_on_before_content_and_tells_after_it():
+    a = Scripted([HANG], ["Hel", HANG], name="a")
+    b = Scripted(then=["B"], name="b")
+    made = client(a, b)
+    async with made.stream("Hi") as response:
+        await response.read()
+    assert response.text == "B"
+    assert states(response) == ["failed", "ok"]
+    with pytest.raises(StreamInterrupted) as caught:
+        async with made.stream("Hi") as response:
+            await response.read()
+    assert isinstance(caught.value.__cause__, IdleTimeout)
+    assert caught.value.partial_text == "Hel"
+    assert states(caught.value) == ["interrupted"]
+    assert anyio.current_time() == pytest.approx(30 + 20)
+
+
+async def test_when_all_is_lost_the_error_tells_all():
+    a, b = Scripted(then=Overloaded(), name="a"), Scripted(then=ServerError(), name="b")
+    with pytest.raises(AllTargetsFailed) as caught:
+        await client(a, b).generate("Hi")
+    assert [name for name, _ in caught.value.attempts] == ["a", "b"]
+    # a, b's first failure left to the retry; then both, twice.
+    assert [entry.target for entry in caught.value.trace.attempts] == ["a", "b", "a", "b", "a", "b"]
+
+
+async def test_a_static_last_resort_stands_outside_breakers_and_timeouts():
+    made = standard(Scripted(then=Overloaded()), [Static("Sorry")])
+    assert "static:answer" in repr(made) or "Static" in repr(made)
+    inner = made.inner.inner
+    assert [isinstance(target, _CircuitBreakerProvider) for target in inner.targets] == [True, False]
+    response = await made.send(_request(), Context.new())
+    assert response.text == "Sorry"
+
+
+async def test_one_target_needs_no_failover():
+    made = client(Scripted(ServerError(), "A"))
+    assert (await made.generate("Hi")).text == "A"
+    breaker = made.provider.inner.inner.breaker
+    assert breaker.state is BreakerState.CLOSED
+
+
+async def test_the_deadline_bounds_it_all():
+    made = client(Scripted(then=[100.0, ServerError()], name="a"), Scripted(then=[100.0, ServerError()], name="b"))
+    with pytest.raises(Exception) as caught:
+        await made.generate("Hi", deadline=250)
+    assert anyio.current_time() <= 250
+    assert caught.value.trace.entries
+
+
+def _request():
+    from tests.wrappers.helpers import WHOLE
+
+    return WHOLE
