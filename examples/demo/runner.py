@@ -56,7 +56,7 @@ async def run(board: Board, calls: Sequence[Call], show: Callable[[], Awaitable[
         theirs = servers.start(running, calls, board.seconds, board.seed, ["primary"])
         async with AsyncExitStack() as open_clients:
             client = await open_clients.enter_async_context(
-                stack.client(f"{ours.url('primary')}/v1", ours.url("fallback"))
+                stack.client(f"{ours.url('primary')}/v1", ours.url("fallback"), board.seed)
             )
             plain = bare.Bare(f"{theirs.url('primary')}/v1", timeout=stack.BARE_TIMEOUT)
             open_clients.push_async_callback(plain.aclose)
@@ -90,9 +90,9 @@ async def _watch(board: Board, client: stack.AsyncClient, running: servers.Serve
     while True:
         for target in board.targets:
             breaker = breakers[target.name]
-            state = breaker.state
-            target.opened += state is BreakerState.OPEN and target.breaker is not BreakerState.OPEN
-            target.breaker, target.opens_in = state, breaker.retry_after
+            state, opens_in = breaker.state, breaker.retry_after
+            target.opened += opens_in > target.opens_in  # it only runs down while the breaker stays open
+            target.breaker, target.opens_in = state, opens_in
             target.in_flight = running.in_flight(target.route)
             target.fault = servers.fault_at(target.route, board.elapsed, board.seconds)
             target.history.append((board.elapsed, state))

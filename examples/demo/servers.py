@@ -113,8 +113,8 @@ PRIMARY = (
     Fault(
         short="outage",
         what="outage: every connection is reset",
-        start=31,
-        end=38,
+        start=30.5,
+        end=36,
         share=1.0,
         effect=_always(connection="reset"),
     ),
@@ -142,8 +142,8 @@ FALLBACK = (
     Fault(
         short="529",
         what="529 overloaded",
-        start=33,
-        end=35.5,
+        start=32,
+        end=34.5,
         share=0.5,
         colour="gold3",
         effect=_always(error=ErrorReply(kind="overloaded")),

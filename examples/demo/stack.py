@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from random import Random
 from time import monotonic
 from typing import Literal
 
@@ -31,7 +32,7 @@ SHORTENED = (
 )
 
 
-def client(primary_url: str, fallback_url: str) -> AsyncClient:
+def client(primary_url: str, fallback_url: str, seed: int) -> AsyncClient:
     """What ``AsyncClient("openai:…", fallbacks=["anthropic:…", Static(…)])`` makes, with shorter limits."""
     return AsyncClient(
         standard(
@@ -39,7 +40,9 @@ def client(primary_url: str, fallback_url: str) -> AsyncClient:
             [Anthropic("sim", api_key="none", base_url=fallback_url), Static(LAST_RESORT)],
             timeouts=TIMEOUTS,
             deadline=DEADLINE,
-        )
+            random=Random(f"breakers/{seed}"),
+        ),
+        random=Random(f"backoff/{seed}"),
     )
 
 

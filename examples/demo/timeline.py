@@ -13,9 +13,9 @@ from .servers import LENGTH, SCRIPTS, Fault
 
 LABELS = 11
 MARKS = {
-    BreakerState.CLOSED: ("━", "green"),
-    BreakerState.HALF_OPEN: ("━", "yellow"),
-    BreakerState.OPEN: ("━", "red"),
+    BreakerState.CLOSED: ("━", "not dim green"),
+    BreakerState.HALF_OPEN: ("━", "not dim gold3"),
+    BreakerState.OPEN: ("━", "not dim red1"),
 }
 
 
