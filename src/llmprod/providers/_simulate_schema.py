@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from importlib import import_module
 from random import Random
@@ -111,7 +112,17 @@ class _Maker:
             options.sort(key=lambda option: "$ref" in option or option.get("type") in ("object", "array"))
             return self.make(options[0], depth + 1)
         full = [option for option in options if option.get("type") != "null"] or options
-        return self.make(self._random.choice(full), depth + 1)
+        self._random.shuffle(full)
+        if any(option.get("type") in ("number", "integer") for option in full):
+            # A number that may be written as a string: pydantic's schema of a Decimal doesn't say which strings.
+            full.sort(key=lambda option: option.get("type") == "string")
+        failure = _cannot("any of the alternatives")
+        for option in full:
+            try:
+                return self.make(option, depth + 1)
+            except BadRequest as error:
+                failure = error
+        raise failure
 
     def _object(self, schema: Mapping[str, Any], depth: int) -> dict[str, Any]:
         properties: Mapping[str, Any] = schema.get("properties", {})
@@ -180,7 +191,7 @@ class _Maker:
         least, most = schema.get("minLength", 0), schema.get("maxLength", math.inf)
         for extra in range(60):
             text = _pattern(schema["pattern"], self._random, extra)
-            if least <= len(text) <= most:
+            if least <= len(text) <= most and re.search(schema["pattern"], text):
                 return text
         raise _cannot("a string of that length and pattern")
 
@@ -260,7 +271,7 @@ def _expression(parsed: Any, random: Random, extra: int) -> str:
             made.append(_expression(value[-1] if name == "SUBPATTERN" else value, random, extra))
         elif name == "BRANCH":
             made.append(_expression(random.choice(value[1]), random, extra))
-        elif name != "AT":  # anchors add nothing
+        elif name not in ("AT", "ASSERT", "ASSERT_NOT"):  # anchors add nothing; the caller checks the result
             raise NotImplementedError(name)
     return "".join(made)
 
