@@ -117,3 +117,15 @@ def use(kind: str, decorated: Any, *args: Any, **kwargs: Any) -> Any:
 def given(kind: str, *values: Any) -> Any:
     """What :func:`use` returns where the function gave ``values``."""
     return list(values) if "items" in kind else values[-1]
+
+
+def read_into(seen: list[Any], stream: Any) -> None:
+    """Read a stream, keeping what came if it breaks."""
+    for item in stream:
+        seen.append(item)  # noqa: PERF402 - extend keeps nothing of a stream that breaks
+
+
+async def aread_into(seen: list[Any], stream: Any) -> None:
+    """As :func:`read_into`, from an asynchronous stream."""
+    async for item in stream:
+        seen.append(item)  # noqa: PERF401

@@ -27,7 +27,7 @@ from llmprod.testing.fault_server import (
     TokenCounts,
     ToolCall,
 )
-from tests.decorators.scripted import retry
+from tests.decorators.scripted import aread_into, read_into, retry
 
 TEXT = "Grüße, wie geht's? 🙂 Fine."
 ANSWER = Answer(text=TEXT, reasoning="think first", usage=TokenCounts(input=100, output=40, cache_read=25, reasoning=4))
@@ -260,7 +260,7 @@ ERRORS = {
 @pytest.mark.parametrize("api", APIS)
 def test_errors_are_understood_and_the_sdks_own_is_raised(server, calls, api, kind):
     server.behave(Behaviour(error=ErrorReply(kind=kind)))
-    with capture() as records, pytest.raises(Exception) as caught:  # noqa: B017
+    with capture() as records, pytest.raises(Exception) as caught:
         resilient(retry(2))(calls.whole(api))()
     assert type(caught.value).__module__.partition(".")[0] in ("openai", "anthropic", "google")
     attempts = records[-1].trace.attempts
@@ -421,14 +421,13 @@ def test_a_cut_in_the_text_is_never_taken_for_an_end(server, calls, api, how, wh
 
     if where == "sync":
         with pytest.raises(StreamInterrupted) as caught:
-            for chunk in resilient(retry())(calls.stream(api))():
-                seen.append(chunk)
+            read_into(seen, resilient(retry())(calls.stream(api))())
         return check(caught)
 
     async def use(_, stream):
+        opened = await resilient(retry())(stream)()
         with pytest.raises(StreamInterrupted) as caught:
-            async for chunk in await resilient(retry())(stream)():
-                seen.append(chunk)
+            await aread_into(seen, opened)
         return caught
 
     return check(anyio.run(calls.in_async, api, use))

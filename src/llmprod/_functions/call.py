@@ -59,7 +59,10 @@ class FunctionStack:
             return response
         finally:
             note(record)
-        raise record.error  # out here, or it would get a context that it has not
+        try:
+            raise record.error  # out here, or it would get a context that it has not
+        finally:
+            del record  # or the error would hold itself through its traceback
 
 
 async def next_item(response: Response) -> Any:

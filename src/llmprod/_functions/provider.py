@@ -158,6 +158,8 @@ def _is_stream(value: Any) -> bool:
 
 
 def _is_async_stream(value: Any) -> bool:
+    if isinstance(value, Response):
+        return not value.closed
     # What can be iterated both ways is a mock.
     return isinstance(value, AsyncIterator) and not isinstance(value, Iterable)
 

@@ -7,7 +7,6 @@ recognised is the application's own and passes through.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Mapping
 from json import JSONDecodeError
 from typing import Any, cast
@@ -190,7 +189,7 @@ def _of_http(error: BaseException, in_stream: bool) -> CallError | None:
 
 def _of_python(error: BaseException, in_stream: bool) -> CallError | None:
     detail = type(error).__name__
-    if isinstance(error, (TimeoutError, asyncio.TimeoutError)) or detail == "TooSlowError":
+    if isinstance(error, TimeoutError) or detail == "TooSlowError":
         return errors.IdleTimeout(detail=detail) if in_stream else errors.CallTimeout(detail=detail)
     if isinstance(error, ConnectionRefusedError) or detail == "gaierror":
         return errors.ConnectError(detail=detail)

@@ -23,13 +23,24 @@ from llmprod._functions.sdk import (
     string,
     usage_of,
 )
-from llmprod.events import CONTENT, Event, Finish, RefusalDelta, Start, TextDelta, ThinkingDelta, UsageUpdate
+from llmprod.events import (
+    CONTENT,
+    Event,
+    Finish,
+    RefusalDelta,
+    Reset,
+    Seam,
+    Start,
+    TextDelta,
+    ThinkingDelta,
+    UsageUpdate,
+)
 from llmprod.providers import _anthropic_answer
 
 __all__ = ["StreamReader", "from_sdk"]
 
 _SDKS = ("openai", "anthropic", "google")
-_EVENTS = frozenset({Start, UsageUpdate, *CONTENT})
+_EVENTS = frozenset({Start, UsageUpdate, Seam, Reset, *CONTENT})
 _ANTHROPIC = frozenset({
     "message_start", "content_block_start", "content_block_delta", "content_block_stop", "message_delta",
     "message_stop",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from contextlib import aclosing
+from types import MappingProxyType
 
 import anyio
 import pytest
@@ -22,7 +23,7 @@ from llmprod import (
     capture,
     resilient,
 )
-from tests.decorators.scripted import Scripted, Wait, retry
+from tests.decorators.scripted import Scripted, Wait, aread_into, retry
 
 RESET = ConnectionResetError()
 
@@ -32,8 +33,8 @@ class Asked429(Exception):
 
     status_code = 429
 
-    class response:  # noqa: D106
-        headers = {"Retry-After": "7"}
+    class response:
+        headers = MappingProxyType({"Retry-After": "7"})
 
 
 def clocked(*wrappers, **options):
@@ -87,8 +88,7 @@ async def test_a_stream_that_stalls():
     ask = Scripted("async_items", ("", "a", Wait(1000), "b"))
     seen = []
     with pytest.raises(StreamInterrupted) as caught:
-        async for item in clocked(AttemptTimeout(idle=5))(ask.function)():
-            seen.append(item)
+        await aread_into(seen, clocked(AttemptTimeout(idle=5))(ask.function)())
     assert seen == ["", "a"]
     assert isinstance(caught.value.__cause__, IdleTimeout)
     assert ask.closed == 1
