@@ -162,7 +162,7 @@ class CallError(LLMProdError):
         return ":".join(part for part in (self.provider, self.model) if part) or "target"
 
     def __str__(self) -> str:
-        words = [f"{self.target}: {self.what}"]
+        words = [f"{self.target}: {self.what}" if self.provider or self.model else self.what]
         if self.detail:
             words.append(f"({self.detail})")
         if self.status is not None:

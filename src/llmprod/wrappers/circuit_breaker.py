@@ -26,10 +26,20 @@ class CircuitBreaker(Wrapper):
     """Refuse calls to a failing target with :class:`CircuitOpen`, without asking it.
 
     Args:
-        failure_ratio, minimum_calls, consecutive_failures, window, open_for, open_for_at_most, trials,
-            successes_to_close, trial_for_at_most: as in :class:`llmprod.mechanisms.circuit_breaker.BreakerOptions`.
-        breaker: a breaker to share with other stacks; without it each wrapped target gets its own.
+        failure_ratio: opens at this share of failures in the window (default 0.5).
+        minimum_calls: … once the window holds as many calls (default 10).
+        consecutive_failures: opens after as many failures in a row, whatever the ratio (default 5).
+        window: seconds that a result counts (default 60).
+        open_for: seconds open at first (default 5); doubles with each failed trial, half of it random.
+        open_for_at_most: bound of that (default 20).
+        trials: calls let through at once while half-open (default 3).
+        successes_to_close: successes among them that close the breaker (default 2).
+        trial_for_at_most: seconds after which a trial that reported nothing is no longer waited for (default 60).
+        breaker: a breaker to share with other stacks, with the options that it was made with; without it each wrapped
+            target gets its own.
         classify: what an error says about the target (default :func:`llmprod.classify`).
+        clock: the breaker's time.
+        random: the breaker's chance.
 
     Raises:
         InvalidArgument: naming the option that is out of range.
