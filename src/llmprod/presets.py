@@ -31,16 +31,21 @@ def standard(
 
     Args:
         primary: asked first.
-        fallbacks: asked in order when those before can't serve a call.
+        fallbacks: asked in order when those before can't serve a call. A :class:`Static` at the end is the last
+            resort: it stands outside Retry, so it answers only once the models have had all their attempts.
         deadline: seconds that a call may take in all (default 600).
         attempts: rounds of attempts (default 3).
         timeouts: limits of each attempt (default ``AttemptTimeout()``).
         clock: the breakers' time.
         random: the breakers' chance.
     """
-    targets = [_deployment(target, timeouts or AttemptTimeout(), clock, random) for target in (primary, *fallbacks)]
-    inner = Failover(*targets) if len(targets) > 1 else targets[0]
-    return Stack(Deadline(deadline), Retry(attempts))(inner)
+    asked = [primary, *fallbacks]
+    last_resort: list[Provider] = []
+    while len(asked) > 1 and isinstance(asked[-1], Static):
+        last_resort.insert(0, asked.pop())
+    targets = [_deployment(target, timeouts or AttemptTimeout(), clock, random) for target in asked]
+    answered = Retry(attempts)(Failover(*targets) if len(targets) > 1 else targets[0])
+    return Deadline(deadline)(Failover(answered, *last_resort) if last_resort else answered)
 
 
 def _deployment(target: Provider, timeouts: AttemptTimeout, clock: Clock, random: Random) -> Provider:

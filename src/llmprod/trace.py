@@ -96,10 +96,12 @@ class Trace:
 
     def skipped(self, target: str, started: float, reason: str, *, error: str | None = None) -> None:
         """Note that a target was not asked, and why."""
-        self.entries.append(Attempt(target, started, state="skipped", seconds=0.0, reason=reason, error=error))
+        skip = Attempt(target, started, self._wait, state="skipped", seconds=0.0, reason=reason, error=error)
+        self._wait = 0.0
+        self.entries.append(skip)
 
     def waited(self, seconds: float) -> None:
-        """Note a backoff; it is shown with the attempt that follows."""
+        """Note a backoff; it is shown with the entry that follows."""
         self._wait += seconds
 
     def rows(self) -> list[dict[str, Any]]:

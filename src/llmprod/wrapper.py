@@ -172,7 +172,10 @@ def lint(provider: Provider) -> list[str]:
 
     def walk(node: Provider, above: list[tuple[Phase, str]]) -> None:
         phase, label = _node(node)
-        here = above if phase is None else [*above, (phase, label)]
+        # A router with one retrying target multiplies nothing: the others are its last resort.
+        retried = any(outer is Phase.RETRY for outer, _ in above)
+        resort = phase is Phase.ROUTE and not retried and sum(map(_retries, _children(node))) == 1
+        here = above if phase is None or resort else [*above, (phase, label)]
         if not _children(node):
             findings.update(dict.fromkeys(_order(here)))
         for child in _children(node):
@@ -180,6 +183,10 @@ def lint(provider: Provider) -> list[str]:
 
     walk(provider, [])
     return list(findings)
+
+
+def _retries(provider: Provider) -> bool:
+    return _node(provider)[0] is Phase.RETRY or any(map(_retries, _children(provider)))
 
 
 def _order(chain: list[tuple[Phase, str]]) -> list[str]:

@@ -85,22 +85,26 @@ def test_lint_sees_through_a_failover_and_nested_stacks():
     assert any("multiply" in finding for finding in findings)
     assert any("route" in finding for finding in findings)
     assert lint(standard(Scripted(name="a"), [Scripted(name="b")])) == []
+    twice = Failover(Retry(2)(Scripted(name="a")), Retry(2)(Scripted(name="b")))
+    assert any("route" in finding for finding in lint(twice))
 
 
 def test_describe_draws_the_stack():
     stack = standard(Scripted(name="a"), [Scripted(name="b"), Static("Sorry")])
     assert describe(stack).splitlines() == [
         "Deadline(600 s)",
-        "└─ Retry(3 attempts)",
-        "   └─ Failover",
-        "      ├─ CircuitBreaker(0.5 of >= 10 or 5 in a row)",
-        "      │  └─ AttemptTimeout(connect=5 s, first_token=30 s, idle=20 s, total=auto)",
-        "      │     └─ a",
-        "      ├─ CircuitBreaker(0.5 of >= 10 or 5 in a row)",
-        "      │  └─ AttemptTimeout(connect=5 s, first_token=30 s, idle=20 s, total=auto)",
-        "      │     └─ b",
-        "      └─ static:answer",
+        "└─ Failover",
+        "   ├─ Retry(3 attempts)",
+        "   │  └─ Failover",
+        "   │     ├─ CircuitBreaker(0.5 of >= 10 or 5 in a row)",
+        "   │     │  └─ AttemptTimeout(connect=5 s, first_token=30 s, idle=20 s, total=auto)",
+        "   │     │     └─ a",
+        "   │     └─ CircuitBreaker(0.5 of >= 10 or 5 in a row)",
+        "   │        └─ AttemptTimeout(connect=5 s, first_token=30 s, idle=20 s, total=auto)",
+        "   │           └─ b",
+        "   └─ static:answer",
     ]
+    assert lint(stack) == []
 
 
 def test_phases_stand_in_the_order_of_the_design():

@@ -6,6 +6,7 @@ import pytest
 from llmprod import (
     AllTargetsFailed,
     AsyncClient,
+    BadRequest,
     BreakerState,
     Context,
     IdleTimeout,
@@ -18,7 +19,6 @@ from llmprod import (
     standard,
 )
 from llmprod.testing.scripted import HANG, Scripted
-from llmprod.wrappers.circuit_breaker import _CircuitBreakerProvider
 from tests.wrappers.helpers import Drawn, states
 
 
@@ -74,13 +74,26 @@ async def test_when_all_is_lost_the_error_tells_all():
     assert [entry.target for entry in caught.value.trace.attempts] == ["a", "b", "a", "b", "a", "b"]
 
 
-async def test_a_static_last_resort_stands_outside_breakers_and_timeouts():
-    made = standard(Scripted(then=Overloaded()), [Static("Sorry")])
-    assert "static:answer" in repr(made) or "Static" in repr(made)
-    inner = made.inner.inner
-    assert [isinstance(target, _CircuitBreakerProvider) for target in inner.targets] == [True, False]
-    response = await made.send(_request(), Context.new())
+async def test_a_static_last_resort_answers_only_after_all_retries():
+    model = Scripted(then=Overloaded())
+    made = standard(model, [Static("Sorry")])
+    context = Context.new()
+    response = await made.send(_request(), context)
     assert response.text == "Sorry"
+    assert len(model.requests) == 3
+    assert [entry.state for entry in context.trace.entries] == ["failed", "failed", "failed", "ok"]
+
+
+async def test_a_static_last_resort_answers_when_a_wait_is_too_long_to_retry():
+    model = Scripted(then=ServerError(retry_after=3600))
+    response = await standard(model, [Static("Sorry")]).send(_request(), Context.new())
+    assert response.text == "Sorry"
+    assert len(model.requests) == 1
+
+
+async def test_a_static_last_resort_hides_no_error_of_the_request():
+    with pytest.raises(BadRequest):
+        await standard(Scripted(then=BadRequest()), [Static("Sorry")]).send(_request(), Context.new())
 
 
 async def test_one_target_needs_no_failover():

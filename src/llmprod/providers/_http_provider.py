@@ -45,7 +45,7 @@ def find_key(given: Key | None, *variables: str, needed: bool = True) -> Key | N
         if os.environ.get(name):
             return os.environ[name]
     if needed:
-        raise MissingKey("api_key", "None", f"a key, passed or in {' or '.join(variables)}")
+        raise MissingKey("api_key", "none", f"a key, passed as api_key or set in {' or '.join(variables)}")
     return None
 
 

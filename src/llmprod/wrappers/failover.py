@@ -20,6 +20,9 @@ from llmprod.wrapper import Phase
 
 __all__ = ["Failover"]
 
+_BACKOFF_ROOM = 2.0
+"""Seconds before the deadline under which a failure is not left to a Retry, which might have no time left for it."""
+
 
 class Failover:
     """A provider over several, asked in order until one answers.
@@ -107,7 +110,9 @@ class Failover:
                 failures = call.failures[id(target)] = call.failures.get(id(target), 0) + 1
                 if verdict.retry_after:
                     call.held[id(target)] = (context.clock.now() + verdict.retry_after, error)
-                elif failures == 1 and not verdict.prefer_other and call.retries_left > 0:
+                elif (
+                    failures == 1 and not verdict.prefer_other and call.retries_left > 0 and _time_for_backoff(context)
+                ):
                     raise
         unfit = all(
             isinstance(error, (UnsupportedParameter, ContextTooLong)) for _, error, _ in failed if error is not last
@@ -130,6 +135,12 @@ class Failover:
 
     def __repr__(self) -> str:
         return f"Failover({', '.join(map(repr, self.targets))})"
+
+
+def _can_back_off(context: Context) -> bool:
+    """A Retry stands outside, and has attempts and time left."""
+    remaining = context.remaining
+    return context.call.retries_left > 0 and (remaining is None or remaining > _BACKOFF_ROOM)
 
 
 def _lack(target: Provider, request: Request, window: int) -> tuple[str, Exception] | None:

@@ -76,12 +76,15 @@ class _RetryProvider(WrappedProvider):
     async def send(self, request: Request, context: Context) -> Response:
         context.call.retries_left = self.wrapper.attempts - 1
         try:
-            return await self.inner.send(request, context)
-        except Exception as error:
-            if not self._worth_another(error, context):
-                raise
-            first = error
-        return await self._retry(first, request, context)
+            try:
+                return await self.inner.send(request, context)
+            except Exception as error:
+                if not self._worth_another(error, context):
+                    raise
+                first = error
+            return await self._retry(first, request, context)
+        finally:
+            context.call.retries_left = 0  # a Failover outside must not leave a failure to us
 
     def _worth_another(self, error: BaseException | None, context: Context) -> bool:
         # tenacity asks about a cancellation too; whatever the classifier says, that is never an attempt to repeat.
