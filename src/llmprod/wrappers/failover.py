@@ -110,9 +110,7 @@ class Failover:
                 failures = call.failures[id(target)] = call.failures.get(id(target), 0) + 1
                 if verdict.retry_after:
                     call.held[id(target)] = (context.clock.now() + verdict.retry_after, error)
-                elif (
-                    failures == 1 and not verdict.prefer_other and call.retries_left > 0 and _time_for_backoff(context)
-                ):
+                elif failures == 1 and not verdict.prefer_other and _can_back_off(context):
                     raise
         unfit = all(
             isinstance(error, (UnsupportedParameter, ContextTooLong)) for _, error, _ in failed if error is not last
