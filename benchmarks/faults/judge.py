@@ -72,6 +72,8 @@ def judge(
             return Judgement("fail", wrong)
         if scenario.bound is not None and call.seconds > scenario.bound:
             return Judgement("fail", f"took {call.seconds:.0f} s, bound {scenario.bound:.0f} s")
+        if call.error == "no end":
+            return Judgement("fail", f"no end within {call.seconds:.0f} s")
         if call.error in RAW_ERRORS:
             return Judgement("fail", f"raw {call.error}")
     if scenario.primary_attempts is not None and len(primary) > scenario.primary_attempts * scenario.requests:
