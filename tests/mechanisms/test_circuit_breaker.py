@@ -136,6 +136,30 @@ def test_half_open_lets_a_few_through_and_closes_on_successes():
     assert made.state is CLOSED
 
 
+def test_successes_of_an_earlier_trial_time_do_not_count():
+    made, clock = half_opened(trials=2, successes_to_close=2)
+    made.acquire().success()
+    fail(made, 1)
+    clock.time += made.retry_after
+    made.acquire().success()
+    assert made.state is HALF_OPEN
+    made.acquire().success()
+    assert made.state is CLOSED
+
+
+def test_a_long_pause_empties_the_whole_window():
+    for pause in (60, 61, 66, 120, 601):
+        made, clock = breaker(minimum_calls=12, consecutive_failures=100, window=60)
+        for _ in range(10):
+            fail(made, 1)
+            clock.time += 6
+        clock.time += pause
+        fail(made, 11)
+        assert made.state is CLOSED, pause
+        fail(made, 1)
+        assert made.state is OPEN
+
+
 def test_a_cancelled_trial_neither_closes_nor_opens_and_makes_room_for_another():
     made, _ = half_opened(trials=1, successes_to_close=1)
     for _ in range(5):
@@ -322,7 +346,7 @@ class EveryCall:
 
 
 @given(
-    steps=st.lists(st.tuples(st.floats(0, 4), st.booleans()), max_size=60),
+    steps=st.lists(st.tuples(st.floats(0, 4) | st.floats(15, 50), st.booleans()), max_size=60),
     minimum=st.integers(1, 12),
     ratio=st.sampled_from([0.3, 0.5, 0.9]),
     row=st.integers(2, 8),
