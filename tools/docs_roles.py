@@ -26,5 +26,8 @@ class Roles(griffe.Extension):
             obj.docstring.value = _ROLE.sub(self._markdown, obj.docstring.value)
 
     def _markdown(self, role: re.Match[str]) -> str:
-        name = role[1].rpartition(".")[2]
-        return f"[`{name}`][llmprod.{name}]" if name in self._public else f"`{name}`"
+        name = role[1].removeprefix("llmprod.")
+        if name.partition(".")[0] in self._public:
+            return f"[`{name}`][llmprod.{name}]"
+        last = name.rpartition(".")[2]
+        return f"[`{last}`][llmprod.{last}]" if last in self._public else f"`{last}`"

@@ -461,8 +461,24 @@ async def _next(response: Response) -> Event | None:
 class Client:
     """Production behaviour around a model, for synchronous code: scripts, threads, notebooks.
 
-    The same stack as :class:`AsyncClient` (and the same arguments), run by one background event loop that all clients
-    of the process share. Safe in threads and beside a running event loop; refused after ``fork``; closed at exit.
+    The same stack as :class:`AsyncClient`, run by one background event loop that all clients of the process share. Safe
+    in threads and beside a running event loop; refused after ``fork``; closed at exit.
+
+    Args:
+        model: a model string such as ``openai:gpt-5`` or ``vllm-server:Qwen/Qwen3-8B@http://gpu1:8000/v1``, a
+            provider, or a stack of your own.
+        fallbacks: model strings or providers that are asked in order when those before can't serve a call.
+        wrappers: just these instead of the standard stack, outermost first.
+        api_key: for ``model`` if it is a string, instead of the usual environment variable.
+        base_url: likewise, another address of the API.
+        http: how to reach the servers: engine, proxy or TLS.
+        tags: labels of every call.
+        clock: time, for tests.
+        random: chance, for tests.
+
+    Raises:
+        InvalidArgument: naming the argument.
+        MissingKey: an API needs a key and none is there.
     """
 
     def __init__(

@@ -210,7 +210,7 @@ class RateLimited(ProviderError):
 
 
 class QuotaExhausted(ProviderError):
-    """The account's quota, credit or spend limit is used up; waiting does not help."""
+    """402 or 429: the account's quota, credit or spend limit is used up; waiting does not help."""
 
     origin: Origin = "app"
     what = "quota exhausted"
@@ -224,7 +224,7 @@ class Overloaded(ProviderError):
 
 
 class ServerError(ProviderError):
-    """5xx, 408 or 409: the provider failed."""
+    """5xx, 408, 409 or 425: the provider failed."""
 
     transient = True
     what = "server error"
@@ -238,7 +238,7 @@ class AuthenticationFailed(ProviderError):
 
 
 class PermissionDenied(ProviderError):
-    """402 or 403: the key may not do this."""
+    """403: the key may not do this."""
 
     origin: Origin = "app"
     what = "permission denied"

@@ -106,7 +106,8 @@ def run_in_process_of_its_own(path: Path, cwd: Path) -> subprocess.CompletedProc
         for name, value in os.environ.items()
         if not name.upper().endswith(("_API_KEY", "_PROXY", "_TOKEN")) and not name.startswith("COV_")
     }
-    environment |= {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", "COLUMNS": "100"}
+    search = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment |= {"PYTHONPATH": search, "PYTHONIOENCODING": "utf-8", "COLUMNS": "100"}
     return subprocess.run(
         [sys.executable, "-X", "dev", __file__, str(path)],
         cwd=cwd,

@@ -8,7 +8,7 @@ import ast
 import inspect
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ SERVERS = {
     "llamacpp": "llama.cpp's server",
     "openrouter": "OpenRouter",
     "azure": "Azure OpenAI",
-    "openai-compatible": "any other server that speaks Chat Completions",
+    "openai-compatible": "any other such server",
 }
 EXAMPLES = {
     "openai": "openai:gpt-5-mini",
@@ -99,7 +99,7 @@ EXAMPLES = {
     "llamacpp": "llamacpp:default",
     "openrouter": "openrouter:qwen/qwen3-8b",
     "azure": "azure:my-deployment",
-    "openai-compatible": "openai-compatible:my-model@https://models.example.com/v1",
+    "openai-compatible": "openai-compatible:my-model@http://gpu1:8000/v1",
     "simulated": "simulated:small",
     "static": "static:Please try again later.",
 }
@@ -113,9 +113,7 @@ def model_strings_table() -> str:
         elif prefix in _COMPATIBLE:
             profile = PROFILES[_COMPATIBLE[prefix]]
             what = SERVERS[prefix]
-            key = ", ".join(profile.key_env) + (
-                "" if profile.key_needed or not profile.key_env else " (if it needs one)"
-            )
+            key = ", ".join(profile.key_env) + ("" if profile.key_needed or not profile.key_env else ", optional")
             url = profile.base_url or (f"${profile.base_url_env}" if profile.base_url_env else "")
         else:
             what = {"simulated": "a simulated model; nothing is sent", "static": "always this text"}[prefix]
@@ -123,7 +121,7 @@ def model_strings_table() -> str:
         rows.append([
             f"`{EXAMPLES[prefix]}`",
             what,
-            ", ".join(f"`{name}`" for name in re.findall(r"[A-Z_]{4,}", key)) + key[key.find(" (") :] * (" (" in key),
+            ", ".join(f"`{name}`" if name.isupper() else name for name in key.split(", ") if name),
             f"`{url}`" if url else "to be given" if url == "" else "",
         ])  # fmt: skip
     return table(["model string", "speaks to", "key from", "address, unless `@http…` follows"], rows)
@@ -139,13 +137,16 @@ def _targets() -> dict[str, Capabilities]:
         "Anthropic": Anthropic("claude-sonnet-4-5", **key).capabilities,
         "Google": Google("gemini-3-flash", **key).capabilities,
         **{name: OpenAICompatible("m", profile=name, base_url="http://x/v1", **key).capabilities for name in PROFILES},
-        "Simulated": Simulated("small").capabilities,
+        "Simulated": replace(Simulated("small").capabilities, context_window=None),
         "Static": Static("x").capabilities,
     }
 
 
 def parameters_table() -> str:
-    targets = _targets()
+    alike: dict[Capabilities, list[str]] = {}
+    for name, target in _targets().items():
+        alike.setdefault(target, []).append(name)
+    targets = {", ".join(names): target for target, names in alike.items()}
     kinds = ["embeddings", "images", "audio", "files", "prefill"]
     rows = [
         [f"`{name}`", *("yes" if name in target.parameters else "–" for target in targets.values())]
