@@ -34,8 +34,11 @@ class Capabilities:
 
     Attributes:
         parameters: the request fields it honours; all by default.
-        generate, embeddings: kinds of request it answers.
-        images, audio, files: parts it takes in a prompt.
+        generate: it answers a GenerateRequest.
+        embeddings: it answers an EmbedRequest.
+        images: it takes images in a prompt.
+        audio: it takes sound in a prompt.
+        files: it takes documents in a prompt.
         prefill: continues an assistant message that ends the prompt.
         context_window: prompt and answer together, in tokens; None if unknown.
     """
@@ -148,7 +151,11 @@ class BaseProvider(ABC):
 
     @abstractmethod
     async def _send(self, request: Request, context: Context, dropped: tuple[str, ...]) -> Response:
-        """Answer; ``request`` asks for nothing that the capabilities lack."""
+        """Answer; ``request`` asks for nothing that the capabilities lack.
+
+        Return a :class:`Response` with the ``events`` of a whole answer, Finish last, or with the ``source`` of an open
+        one whose first content is there, and hand ``dropped`` on to it. Raise a :class:`CallError` for what failed.
+        """
 
     async def send(self, request: Request, context: Context) -> Response:
         """Answer ``request``; every attempt is recorded in ``context.trace``."""

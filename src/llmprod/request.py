@@ -46,7 +46,13 @@ class GenerateRequest:
         parallel_tool_calls: may the model ask for several at once (None: the provider's default).
         output: the JSON that the answer must be.
         max_tokens: limit of the answer in tokens, thinking included.
-        temperature, top_p, top_k, frequency_penalty, presence_penalty, seed, stop: sampling, as the providers name it.
+        temperature: from 0 (the likeliest tokens) to 2.
+        top_p: sample from the likeliest tokens whose probabilities sum to this, from 0 to 1.
+        top_k: sample from as many of the likeliest tokens.
+        frequency_penalty: from -2 to 2, for tokens by how often they came before.
+        presence_penalty: from -2 to 2, for tokens that came before.
+        seed: asks for the same answer to the same request; no vendor promises it.
+        stop: texts that end the answer; they are not part of it.
         logprobs: report the log probability of each token, with this many alternatives (0 for none).
         reasoning_effort: how much to think: none, minimal, low, medium, high, xhigh, max.
         extra: what one vendor alone has, by provider name: ``{"openai": {"service_tier": "flex"}}``; goes into the

@@ -88,6 +88,9 @@ class Image(_Media):
     """An image, as bytes with a media type or as a URL that the provider fetches.
 
     Attributes:
+        data: the bytes; either these or ``url``.
+        url: an address that the provider can reach.
+        media_type: such as ``image/png``; needed with ``data``.
         detail: how closely to look, where the API has it: ``low``, ``high`` or ``auto``.
         meta: what one format adds, such as a cache mark or a signature.
     """
@@ -103,9 +106,12 @@ class Image(_Media):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Audio(_Media):
-    """Recorded sound, such as ``audio/wav``.
+    """Recorded sound.
 
     Attributes:
+        data: the bytes; either these or ``url``.
+        url: an address that the provider can reach, where the API takes one.
+        media_type: such as ``audio/wav``; needed with ``data``.
         transcript: the words, where the provider gave them with its spoken answer.
     """
 
@@ -123,6 +129,9 @@ class File(_Media):
     """A document, such as a PDF.
 
     Attributes:
+        data: the bytes; either these or ``url``.
+        url: an address that the provider can reach, where the API takes one.
+        media_type: such as ``application/pdf``; needed with ``data``.
         name: its file name or title.
         meta: what one format adds, such as a cache mark.
     """

@@ -192,7 +192,23 @@ def phases_table() -> str:
     return table(["how often", "phase", "number", "built in"], rows)
 
 
+def tree(model: str, *fallbacks: str) -> str:
+    """What `describe()` prints for a client of these, with simulated models in the places of real ones."""
+    from llmprod import Client, Static
+
+    names = [model, *fallbacks]
+    targets = [f"simulated:instant/{place}" for place in range(len(names))]
+    targets = [name if name.startswith("static:") else target for name, target in zip(names, targets, strict=True)]
+    drawn = Client(targets[0], fallbacks=targets[1:]).describe()
+    for name, target in zip(names, targets, strict=True):
+        drawn = drawn.replace(target, name) if target != name else drawn
+    assert Static("x").name in drawn or not any(name.startswith("static:") for name in names)
+    return f"```text\n{drawn}\n```\n"
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "tree": lambda: tree("openai:gpt-5-mini", "anthropic:claude-haiku-4-5"),
+    "tree-with-static": lambda: tree("simulated:small", "simulated:large", "static:text"),
     "errors": errors_table,
     "model-strings": model_strings_table,
     "parameters": parameters_table,
