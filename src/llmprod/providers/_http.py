@@ -1,48 +1,48 @@
-"""All HTTP stands here. The rest of the library sees an engine that posts bytes and a reply that yields bytes.
+"""The seam to HTTP: an engine posts bytes, its reply yields bytes. Nothing else in the library knows what is behind it.
 
-The seam is narrow so that engines can be exchanged: httpx (the default), a client of httpx or httpx2 that the
-application passes in, and pyreqwest. Exceptions of all of them become this library's.
+Behind it stand httpx's transport (the default), a client of httpx or httpx2 that the application passes in, and
+pyreqwest. Their exceptions become this library's inside the engines.
 """
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import ssl
-import urllib.request
-import zlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import threading
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any, NoReturn, Protocol, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias
 
 import anyio
-import httpx
-from anyio.lowlevel import RunVar
+from anyio.lowlevel import current_token
 
-from llmprod.errors import (
-    CallError,
-    ConnectError,
-    ConnectTimeout,
-    ForkedProcess,
-    IdleTimeout,
-    InvalidArgument,
-    ProtocolError,
-    ReadError,
-)
+from llmprod.errors import ForkedProcess, IdleTimeout, InvalidArgument, ProtocolError
 
-__all__ = ["Engine", "HTTP", "HTTPOptions", "Reply"]
+__all__ = ["HTTP", "Engine", "HTTPOptions", "HeaderList", "Reply", "check_headers", "read_all"]
 
 HeaderList: TypeAlias = Sequence[tuple[str, str]]
 
 
 class Reply(Protocol):
-    """An HTTP response whose body is still to be read."""
+    """An HTTP response whose body is still to be read.
+
+    Attributes:
+        status: the status code.
+        headers: names in lower case; of a repeated header the values are joined by a comma.
+    """
 
     status: int
     headers: dict[str, str]
 
     async def chunk(self) -> bytes:
-        """Return the next bytes of the body, or ``b""`` at its end. Raises :class:`ReadError` if it breaks off."""
+        """Return the next bytes of the body, or ``b""`` at its end.
+
+        Raises:
+            ReadError: it breaks off.
+            ProtocolError: it can't be decompressed.
+        """
         ...
 
     async def aclose(self) -> None:
@@ -50,7 +50,7 @@ class Reply(Protocol):
         ...
 
     def abandon(self) -> None:
-        """Release the connection from outside an event loop, as well as that can be done."""
+        """Release the connection soon; for a reply that is garbage-collected, on any thread or on none."""
         ...
 
 
@@ -58,7 +58,13 @@ class Engine(Protocol):
     """Sends requests over pooled connections, on one event loop."""
 
     async def post(self, url: str, headers: HeaderList, body: bytes, connect_timeout: float | None) -> Reply:
-        """Send and return once the response's headers are there."""
+        """Send and return once the response's headers are there.
+
+        Raises:
+            ConnectTimeout: no connection in ``connect_timeout`` seconds.
+            ConnectError: no connection at all.
+            ReadError: it broke before the headers.
+        """
         ...
 
     async def aclose(self) -> None:
@@ -70,10 +76,14 @@ class Engine(Protocol):
 class HTTPOptions:
     """How to reach a server; the options are httpx's own.
 
+    Redirects are not followed and cookies are not kept, except by a ``client`` that was told to.
+
     Attributes:
         engine: ``"httpx"``, or ``"pyreqwest"`` (extra ``fast``; asyncio alone).
-        client: an ``AsyncClient`` of httpx or httpx2 to use instead, with its own timeouts lifted; it stays the
-            caller's to close and belongs to one event loop.
+        client: an ``AsyncClient`` of httpx or httpx2 to use instead, with its proxies, TLS, auth, hooks, headers and
+            redirects as they are. Its read and write timeouts are lifted, since a stream may be silent for longer
+            than they allow and the time limits of :class:`llmprod.AttemptTimeout` tell apart what they mix up. It
+            stays the caller's to close, and belongs to one event loop.
         verify: TLS verification: True, False (insecure) or an ``ssl.SSLContext``.
         proxy: URL of a proxy; without it the usual environment variables count.
         max_connections: at most as many at once (None: no limit).
@@ -94,16 +104,31 @@ class HTTPOptions:
     def __post_init__(self) -> None:
         if self.engine not in ("httpx", "pyreqwest"):
             raise InvalidArgument("http.engine", repr(self.engine)[:40], "httpx, pyreqwest")
-        if self.client is not None and not callable(getattr(self.client, "build_request", None)):
-            raise InvalidArgument("http.client", type(self.client).__name__, "an AsyncClient of httpx or httpx2")
+        if self.client is not None:
+            # A synchronous client has the same methods, but not this one.
+            if not callable(getattr(self.client, "build_request", None)) or not hasattr(self.client, "aclose"):
+                raise InvalidArgument("http.client", type(self.client).__name__, "an AsyncClient of httpx or httpx2")
+            if self.engine != "httpx":
+                raise InvalidArgument("http.client", f"a client with engine={self.engine!r}", "one of the two")
+        if not isinstance(self.verify, (bool, ssl.SSLContext)):
+            raise InvalidArgument("http.verify", type(self.verify).__name__, "True, False or an ssl.SSLContext")
+        if self.proxy is not None and "://" not in self.proxy:
+            raise InvalidArgument("http.proxy", "a value without a scheme", "a URL such as http://proxy:3128")
+        if self.max_connections is not None and self.max_connections < 1:
+            raise InvalidArgument("http.max_connections", str(self.max_connections), "a whole number from 1, or None")
+        if self.max_keepalive < 0:
+            raise InvalidArgument("http.max_keepalive", str(self.max_keepalive), "a whole number from 0")
+        if not self.keepalive >= 0:
+            raise InvalidArgument("http.keepalive", str(self.keepalive), "seconds from 0")
 
 
 class HTTP:
-    """Pools for one target: one for each event loop that uses it, made when first needed."""
+    """The pools of one target: one for each event loop that uses it, made when first needed, closed with its loop."""
 
     def __init__(self, options: HTTPOptions | None = None) -> None:
         self.options = options or HTTPOptions()
-        self._engines: RunVar[Engine | None] = RunVar("llmprod.http", None)
+        self._pools: dict[object, tuple[Engine, AsyncGenerator[None]]] = {}
+        self._making = threading.Lock()
         self._pid: int | None = None
 
     def engine(self) -> Engine:
@@ -111,201 +136,73 @@ class HTTP:
 
         Raises:
             ForkedProcess: pools were made before a fork.
+            InvalidArgument: an option that the engine can't honour.
         """
-        engine = self._engines.get()
-        if engine is None:
-            engine = self._make()
-            self._engines.set(engine)
         if self._pid != os.getpid():
             if self._pid is not None:
                 raise ForkedProcess("a connection pool")
             self._pid = os.getpid()
+        loop = current_token().native_token
+        pool = self._pools.get(loop)
+        return pool[0] if pool is not None else self._make(loop)
+
+    def _make(self, loop: object) -> Engine:
+        engine = _engine(self.options)
+        keeper = _close_with_loop(engine)
+        try:
+            keeper.asend(None).send(None)  # run it up to its yield: that makes it known to the loop
+        except StopIteration:
+            pass
+        with self._making:
+            for old, (_, ended) in list(self._pools.items()):
+                if getattr(ended, "ag_frame", None) is None or getattr(old, "is_closed", bool)():
+                    del self._pools[old]
+            self._pools[loop] = engine, keeper
         return engine
-
-    def _make(self) -> Engine:
-        options = self.options
-        if options.client is not None:
-            return ClientEngine(options.client, owned=False)
-        if options.engine == "pyreqwest":
-            from llmprod.providers._pyreqwest import PyreqwestEngine
-
-            return PyreqwestEngine(options)
-        limits = httpx.Limits(
-            max_connections=options.max_connections,
-            max_keepalive_connections=options.max_keepalive,
-            keepalive_expiry=options.keepalive,
-        )
-        if options.proxy is None and urllib.request.getproxies():
-            # Which proxy serves which host is httpx's knowledge; only its client applies it.
-            client = httpx.AsyncClient(verify=options.verify, limits=limits, http2=options.http2, timeout=None)
-            return ClientEngine(client, owned=True)
-        verify = _tls() if options.verify is True else options.verify
-        return TransportEngine(httpx.AsyncHTTPTransport(verify=verify, limits=limits, proxy=options.proxy, http2=options.http2))
 
     async def aclose(self) -> None:
         """Close the running loop's pool."""
-        engine = self._engines.get()
-        if engine is not None:
-            self._engines.set(None)
+        pool = self._pools.pop(current_token().native_token, None)
+        if pool is not None:
+            await pool[1].aclose()
+
+
+async def _close_with_loop(engine: Engine) -> AsyncGenerator[None]:
+    """Close ``engine`` when the event loop ends, or when the HTTP object that holds this generator is dropped.
+
+    A loop has no hook for its end, but asyncio and trio both close the async generators that are alive then, and
+    those that are garbage-collected before.
+    """
+    try:
+        yield
+    finally:
+        with anyio.CancelScope(shield=True):
             await engine.aclose()
 
 
-@lru_cache(maxsize=1)
-def _tls() -> ssl.SSLContext:
-    # Loading the certificates costs more than a thousand calls: once a process.
-    return httpx.create_ssl_context()
+def _engine(options: HTTPOptions) -> Engine:
+    if options.engine == "pyreqwest":
+        from llmprod.providers._pyreqwest import PyreqwestEngine
+
+        return PyreqwestEngine(options)
+    from llmprod.providers._httpx import httpx_engine
+
+    return httpx_engine(options)
 
 
-# ---- httpx and httpx2 -----------------------------------------------------------------------------------------------
+_LEGAL = re.compile(r"[\t\x20-\x7e\x80-\xff]*\Z")
 
 
-class TransportEngine:
-    """httpx's transport without its client: no cookies, redirects or auth flow to pay for on each call."""
+def check_headers(headers: HeaderList) -> None:
+    """Refuse what can't be a header's value, such as a key with a line break, before a library quotes it in an error.
 
-    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
-        self._transport = transport
-        self._urls: dict[str, httpx.URL] = {}
-
-    async def post(self, url: str, headers: HeaderList, body: bytes, connect_timeout: float | None) -> Reply:
-        parsed = self._urls.get(url)
-        if parsed is None:
-            parsed = self._urls[url] = httpx.URL(url)
-        timeout = {"connect": connect_timeout, "read": None, "write": None, "pool": None}
-        request = httpx.Request("POST", parsed, headers=headers, content=body, extensions={"timeout": timeout})
-        try:
-            response = await self._transport.handle_async_request(request)
-        except Exception as error:
-            _raise_ours(error, connect_timeout, begun=False)
-        return _HTTPXReply(response, response.stream)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-
-    async def aclose(self) -> None:
-        await self._transport.aclose()
-
-
-class ClientEngine:
-    """An ``AsyncClient`` of httpx or httpx2 with all that it was configured to do."""
-
-    def __init__(self, client: Any, *, owned: bool) -> None:
-        self._client = client
-        self._owned = owned
-
-    async def post(self, url: str, headers: HeaderList, body: bytes, connect_timeout: float | None) -> Reply:
-        timeout = {"connect": connect_timeout, "read": None, "write": None, "pool": None}
-        request = self._client.build_request(
-            "POST", url, headers=headers, content=body, timeout=None, extensions={"timeout": timeout}
-        )
-        try:
-            response = await self._client.send(request, stream=True)
-        except Exception as error:
-            _raise_ours(error, connect_timeout, begun=False)
-        return _HTTPXReply(response, response.stream)
-
-    async def aclose(self) -> None:
-        if self._owned:
-            await self._client.aclose()
-
-
-class _HTTPXReply:
-    __slots__ = ("_body", "_closed", "_inflate", "_response", "headers", "status")
-
-    def __init__(self, response: Any, stream: AsyncIterator[bytes]) -> None:
-        self._response = response
-        self._body: AsyncIterator[bytes] = stream.__aiter__()
-        self._closed = False
-        self.status: int = response.status_code
-        self.headers: dict[str, str] = dict(response.headers)
-        self._inflate = _inflater(self.headers.get("content-encoding"))
-
-    async def chunk(self) -> bytes:
-        while True:
-            try:
-                data = await self._body.__anext__()
-            except StopAsyncIteration:
-                return self._inflate.flush() if self._inflate and not self._inflate.eof else b""
-            except Exception as error:
-                _raise_ours(error, None, begun=True)
-            if self._inflate is not None:
-                data = _inflate(self._inflate, data)
-            if data:
-                return data
-
-    async def aclose(self) -> None:
-        if not self._closed:
-            self._closed = True
-            try:
-                await self._response.aclose()
-            except Exception as error:  # a connection that broke is closed, whatever it says of it
-                if not _is_transport(error):
-                    raise
-
-    def abandon(self) -> None:
-        self._closed = True
-        _close_later(self._response.aclose)
-
-
-def _close_later(aclose: Callable[[], Any]) -> None:
-    """Close on the running asyncio loop, if there is one; otherwise the pool closes the socket with its loop."""
-    import asyncio
-
-    try:
-        task = asyncio.get_running_loop().create_task(aclose())
-    except RuntimeError:
-        return
-    _closing.add(task)
-    task.add_done_callback(_closing.discard)
-
-
-_closing: set[Any] = set()
-
-
-def _inflater(encoding: str | None) -> Any:
-    if not encoding or encoding == "identity":
-        return None
-    if encoding not in ("gzip", "deflate"):
-        raise ProtocolError(detail=f"content-encoding {encoding[:20]!r}, though none was accepted")
-    return zlib.decompressobj(47 if encoding == "gzip" else 15)
-
-
-def _inflate(inflater: Any, data: bytes) -> bytes:
-    try:
-        return cast("bytes", inflater.decompress(data))
-    except zlib.error as error:
-        raise ProtocolError(detail="the compressed body is corrupt", in_stream=True) from error
-
-
-# ---- exceptions -----------------------------------------------------------------------------------------------------
-
-_CONNECT = {"ConnectError", "ProxyError", "UnsupportedProtocol", "LocalProtocolError", "WriteError", "WriteTimeout"}
-
-
-def _names(error: BaseException) -> set[str]:
-    return {kind.__name__ for kind in type(error).__mro__}
-
-
-def _is_transport(error: Exception) -> bool:
-    names = _names(error)
-    return bool(names & {"TransportError", "StreamError"}) or isinstance(
-        error, (OSError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError)
-    )
-
-
-def _raise_ours(error: Exception, connect_timeout: float | None, *, begun: bool) -> NoReturn:
-    """Raise this library's error for one of httpx, httpx2 (same class names), ssl, the OS or anyio."""
-    names = _names(error)
-    detail = type(error).__name__
-    if isinstance(error, CallError):
-        raise error
-    if "InvalidURL" in names or "UnsupportedProtocol" in names:
-        raise InvalidArgument("base_url", "an address that can't be used", "http:// or https:// and a host") from error
-    if "ConnectTimeout" in names or "PoolTimeout" in names:
-        raise ConnectTimeout(connect_timeout, silent=True) from error
-    if not begun and (names & _CONNECT or isinstance(error, ssl.SSLError)):
-        raise ConnectError(detail=detail, silent=True) from error
-    if "ReadTimeout" in names:
-        raise IdleTimeout(detail="the HTTP client's own read timeout", in_stream=begun) from error
-    if _is_transport(error) or "RequestError" in names:
-        raise ReadError(detail=detail, in_stream=begun, silent=not begun) from error
-    raise error
+    Raises:
+        InvalidArgument: naming the header, not its value.
+    """
+    for name, value in headers:
+        if not _LEGAL.match(value):
+            allowed = "one line of printable Latin characters; a key must not have line breaks or quotes around it"
+            raise InvalidArgument(f"headers[{name!r}]", "a value with characters that HTTP forbids", allowed)
 
 
 async def read_all(reply: Reply, idle: float | None, at_most: int = 64 * 2**20) -> bytes:
@@ -314,28 +211,24 @@ async def read_all(reply: Reply, idle: float | None, at_most: int = 64 * 2**20) 
     Raises:
         IdleTimeout: the body stood still for ``idle`` seconds.
         ReadError: it broke off.
-        ProtocolError: it is longer than ``at_most`` bytes.
+        ProtocolError: it is longer than ``at_most`` bytes, or can't be decompressed.
     """
     pieces: list[bytes] = []
     size = 0
+    seconds = math.inf if idle is None else idle
     try:
-        while True:
-            with anyio.CancelScope(deadline=float("inf") if idle is None else anyio.current_time() + idle) as scope:
-                piece = await reply.chunk()
-                if not piece:
-                    return b"".join(pieces)
+        with anyio.CancelScope(deadline=anyio.current_time() + seconds) as scope:
+            while piece := await reply.chunk():
                 pieces.append(piece)
                 size += len(piece)
-            if scope.cancelled_caught:
-                raise IdleTimeout(idle, in_stream=True)
-            if size > at_most:
-                raise ProtocolError(detail=f"the body is longer than {at_most} bytes")
-    finally:
+                if size > at_most:
+                    raise ProtocolError(detail=f"the body is longer than {at_most} bytes", in_stream=True)
+                scope.deadline = anyio.current_time() + seconds
+        if scope.cancelled_caught:
+            raise IdleTimeout(idle, in_stream=True)
+    except BaseException:
         with anyio.CancelScope(shield=True):
             await reply.aclose()
-
-
-def lower(headers: Mapping[str, str] | Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Return headers as a dict with lower-case names."""
-    items = headers.items() if isinstance(headers, Mapping) else headers
-    return {name.lower(): value for name, value in items}
+        raise
+    await reply.aclose()
+    return b"".join(pieces)

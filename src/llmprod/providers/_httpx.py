@@ -1,0 +1,146 @@
+"""The engines on httpx: its connections under a pool of our own, or a client of httpx or httpx2 as it is."""
+
+from __future__ import annotations
+
+import http.cookiejar
+import ssl
+import urllib.request
+from collections.abc import AsyncIterator
+from functools import lru_cache
+from typing import Any
+
+import httpx
+
+from llmprod.errors import InvalidArgument
+from llmprod.providers._http import Engine, HeaderList, HTTPOptions, Reply, check_headers
+from llmprod.providers._http_errors import is_transport, raise_ours
+from llmprod.providers._httpx_pool import PoolEngine
+from llmprod.providers._inflate import Inflater, inflater
+from llmprod.providers._later import close_later, running_loop
+
+__all__ = ["ClientEngine", "httpx_engine"]
+
+
+def httpx_engine(options: HTTPOptions) -> Engine:
+    """Return the engine that ``options`` ask for.
+
+    Raises:
+        InvalidArgument: an option that httpx refuses.
+    """
+    if options.client is not None:
+        return ClientEngine(options.client, owned=False)
+    if options.proxy is None and not options.http2 and not _proxies_in_environment():
+        return PoolEngine(options, lambda: _tls(options.verify))
+    # Proxies (which of them serves which host, tunnels) and HTTP/2 (requests that share a connection) are httpx's work.
+    limits = httpx.Limits(
+        max_connections=options.max_connections,
+        max_keepalive_connections=options.max_keepalive,
+        keepalive_expiry=options.keepalive,
+    )
+    try:
+        client = httpx.AsyncClient(
+            verify=_tls(options.verify),
+            limits=limits,
+            proxy=options.proxy,
+            http2=options.http2,
+            timeout=None,  # noqa: S113 - cancel scopes tell more limits apart
+        )
+    except (ImportError, ValueError) as error:
+        # Its message may hold the proxy's password.
+        field, needed = ("http2", "httpx[http2] installed") if options.http2 else ("proxy", "a URL that httpx can use")
+        raise InvalidArgument(f"http.{field}", f"what httpx refused ({type(error).__name__})", needed) from None
+    client.cookies.jar.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
+    return ClientEngine(client, owned=True)
+
+
+def _proxies_in_environment() -> bool:
+    return bool(urllib.request.getproxies().keys() - {"no"})
+
+
+def _tls(verify: bool | ssl.SSLContext) -> ssl.SSLContext:
+    return verify if isinstance(verify, ssl.SSLContext) else _default_tls(verify)
+
+
+@lru_cache(maxsize=2)
+def _default_tls(verify: bool) -> ssl.SSLContext:
+    # Loading the certificates costs more than a hundred calls: once a process.
+    return httpx.create_ssl_context(verify=verify)
+
+
+class ClientEngine:
+    """An ``AsyncClient`` of httpx or httpx2, with all that it was configured to do."""
+
+    def __init__(self, client: Any, *, owned: bool) -> None:
+        self._client = client
+        self._owned = owned
+        self._loop = running_loop()
+
+    async def post(self, url: str, headers: HeaderList, body: bytes, connect_timeout: float | None) -> Reply:
+        """Send and return once the response's headers are there."""
+        check_headers(headers)
+        timeout = {"connect": connect_timeout, "read": None, "write": None, "pool": None}
+        try:
+            request = self._client.build_request(
+                "POST", url, headers=headers, content=body, extensions={"timeout": timeout}
+            )
+            response = await self._client.send(request, stream=True)
+        except Exception as error:  # noqa: BLE001 - re-raised as ours, or as it is
+            raise_ours(error, connect_timeout, begun=False)
+        return ClientReply(response, self._loop)
+
+    async def aclose(self) -> None:
+        """Close the client, unless the application passed it in."""
+        if self._owned:
+            await self._client.aclose()
+
+
+class ClientReply:
+    """A response of a client of httpx or httpx2; both have the same form."""
+
+    __slots__ = ("_body", "_closed", "_ended", "_inflater", "_loop", "_response", "headers", "status")
+
+    def __init__(self, response: Any, loop: Any) -> None:
+        self._response = response
+        self._loop = loop
+        self._closed = self._ended = False
+        self.status: int = response.status_code
+        self.headers: dict[str, str] = dict(response.headers)
+        self._inflater: Inflater | None = inflater(self.headers.get("content-encoding"))
+        # The bytes as they came: httpx's own decoder may hold an event back.
+        self._body: AsyncIterator[bytes] = response.stream.__aiter__()
+
+    async def chunk(self) -> bytes:
+        """Return the next bytes of the body."""
+        while True:
+            try:
+                data = await self._body.__anext__()
+            except StopAsyncIteration:
+                self._ended = True
+                return self._inflater.end() if self._inflater else b""
+            except Exception as error:  # noqa: BLE001 - re-raised as ours, or as it is
+                self._ended = True
+                raise_ours(error, begun=True)
+            if self._inflater is not None:
+                data = self._inflater.feed(data)
+            if data:
+                return data
+
+    async def aclose(self) -> None:
+        """Close the response, and with it the connection unless the body was read to its end."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            await self._response.aclose()
+            # Its body is nested generators; left as they are, trio complains of each. A closed one ends at once.
+            while not self._ended:
+                await self._body.__anext__()
+        except StopAsyncIteration:
+            pass
+        except Exception as error:  # what a connection that broke says of it
+            if not is_transport(error):
+                raise
+
+    def abandon(self) -> None:
+        """Close the response soon."""
+        close_later(self._loop, self.aclose)
