@@ -32,15 +32,15 @@ def _ask(process: subprocess.Popen[str], line: str) -> float:
 
 def measure(names: list[str], rounds: int) -> dict[str, dict[str, float]]:
     """Return CPU seconds a call by library and mode: the best of ``rounds``."""
-    # A pause between tokens, so that each arrives in a read of its own, as from a real model.
-    server = _start("llmprod.testing.fault_server", "--words", "64", "--token-delay", "0.001", "--keep", "10")
-    assert server.stdout
-    url = server.stdout.readline().strip()
+    # Whole answers come at once; between the tokens of a stream is a pause, so that each arrives in a read of its own.
+    serve = ("llmprod.testing.fault_server", "--words", "64", "--keep", "10")
+    servers = [_start(*serve), _start(*serve, "--token-delay", "0.001")]
+    urls = [server.stdout.readline().strip() for server in servers if server.stdout is not None]
     best: dict[str, dict[str, float]] = {}
     children: dict[str, subprocess.Popen[str]] = {}
     try:
         for name in names:
-            child = _start("benchmarks.overhead.child", name, url)
+            child = _start("benchmarks.overhead.child", name, *urls)
             assert child.stdout and child.stderr
             if child.stdout.readline().strip() != "ready":
                 print(
@@ -56,7 +56,7 @@ def measure(names: list[str], rounds: int) -> dict[str, dict[str, float]]:
                     best.setdefault(name, {})[mode] = min(seconds, best.get(name, {}).get(mode, seconds))
             print(f"round {number + 1} of {rounds}", file=sys.stderr)
     finally:
-        for process in (*children.values(), server):
+        for process in (*children.values(), *servers):
             process.kill()
             process.communicate()
     return best

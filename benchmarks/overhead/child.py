@@ -1,4 +1,4 @@
-"""One library in a process of its own: ``python -m benchmarks.overhead.child NAME URL``.
+"""One library in a process of its own: ``python -m benchmarks.overhead.child NAME WHOLE_URL STREAM_URL``.
 
 Reads ``mode count`` lines from standard input and answers each with the CPU seconds a call.
 """
@@ -12,11 +12,12 @@ import sys
 import time
 
 
-async def _serve(name: str, url: str) -> None:
+async def _serve(name: str, whole_url: str, stream_url: str) -> None:
     from benchmarks.overhead.targets import TARGETS
     from llmprod.testing.fault_server import words
 
-    whole, stream, close = TARGETS[name](url)
+    whole, _, close_whole = TARGETS[name](whole_url)
+    _, stream, close_stream = TARGETS[name](stream_url)
     wanted = words(64)
     for call in (whole, stream):
         for _ in range(5):
@@ -33,9 +34,10 @@ async def _serve(name: str, url: str) -> None:
         for _ in range(int(count)):
             await call()
         print((time.process_time() - started) / int(count), flush=True)
-    await close()
+    await close_whole()
+    await close_stream()
 
 
 if __name__ == "__main__":
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-    asyncio.run(_serve(sys.argv[1], sys.argv[2]))
+    asyncio.run(_serve(*sys.argv[1:4]))

@@ -291,9 +291,12 @@ __all__ = ["__version__", *sorted(_MODULE)]  # noqa: PLE0604  # pyright: ignore[
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        return version("llmprod")
+        try:
+            return version("llmprod")
+        except PackageNotFoundError:
+            return "unknown"  # run from a source tree that is not installed
     module = _MODULE.get(name)
     if module is None:
         raise AttributeError(f"module 'llmprod' has no attribute {name!r}")

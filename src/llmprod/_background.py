@@ -24,14 +24,25 @@ class Background:
     """A running event loop that other threads hand coroutines to."""
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
+        self.pid: int = os.getpid()
         self._portal: BlockingPortal | None = None
         self._ready = threading.Event()
         self._closers: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._thread = threading.Thread(target=anyio.run, args=(self._serve,), name="llmprod", daemon=True)
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run_loop, name="llmprod", daemon=True)
         self._thread.start()
         self._ready.wait()
+        if self._failure is not None:
+            raise RuntimeError("llmprod's background event loop did not start") from self._failure
         atexit.register(self._stop)
+
+    def _run_loop(self) -> None:
+        try:
+            anyio.run(self._serve)
+        except BaseException as error:  # noqa: BLE001 - told to the thread that waits for the start
+            self._failure = error
+        finally:
+            self._ready.set()
 
     async def _serve(self) -> None:
         async with BlockingPortal() as portal:

@@ -13,7 +13,7 @@ from llmprod._validate import labels, seconds, strings
 from llmprod.clock import SYSTEM_CLOCK, SYSTEM_RANDOM, Clock, Random
 from llmprod.context import Context
 from llmprod.errors import ClientClosed, ForkedProcess, InvalidArgument, LLMProdError
-from llmprod.events import Event, TextDelta
+from llmprod.events import Event, TextDelta, TokenLogprob
 from llmprod.presets import standard
 from llmprod.provider import Provider
 from llmprod.providers._http import HTTPOptions
@@ -407,6 +407,16 @@ class SyncResponse:
         return self.response.tool_calls
 
     @property
+    def refusal(self) -> str | None:
+        """The model's refusal, where it declined in the provider's refusal field."""
+        return self.response.refusal
+
+    @property
+    def logprobs(self) -> list[TokenLogprob]:
+        """Log probabilities of the tokens so far, if asked for."""
+        return self.response.logprobs
+
+    @property
     def parsed(self) -> Any:
         """The answer parsed by its output schema."""
         return self.response.parsed
@@ -432,9 +442,29 @@ class SyncResponse:
         return self.response.provider
 
     @property
+    def request_id(self) -> str | None:
+        """The provider's id of the HTTP request, for its support."""
+        return self.response.request_id
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The HTTP response's headers, lower-case; empty without HTTP."""
+        return self.response.headers
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """Names of request fields left out because the target can't honour them."""
+        return self.response.dropped
+
+    @property
     def complete(self) -> bool:
         """True once the whole answer has arrived."""
         return self.response.complete
+
+    @property
+    def closed(self) -> bool:
+        """True once the response has ended in any way."""
+        return self.response.closed
 
     @property
     def timing(self) -> Timing:

@@ -146,14 +146,14 @@ class CallError(LLMProdError):
         self.provider = provider
         self.model = model
         self.status = status
-        self.code = machine_token(code)
-        self.param = machine_token(param)
-        self.request_id = machine_token(request_id)
+        self.code: str | None = machine_token(code)
+        self.param: str | None = machine_token(param)
+        self.request_id: str | None = machine_token(request_id)
         self.retry_after = retry_after
         self.provider_message = provider_message
         self.in_stream = in_stream
         self.silent = silent
-        self.detail = detail
+        self.detail: str | None = detail
         self.usage: Usage | None = None
 
     @property
@@ -323,10 +323,10 @@ class CallTimeout(CallError, TimeoutError):
     what = "timed out"
 
     def __init__(self, limit: float | None = None, **fields: Any) -> None:
+        if limit is not None:
+            fields.setdefault("detail", f"limit {limit:g} s")
         super().__init__(**fields)
         self.limit = limit
-        if limit is not None and self.detail is None:
-            self.detail = f"limit {limit:g} s"
 
 
 class ConnectTimeout(CallTimeout):
@@ -422,9 +422,9 @@ class AllTargetsFailed(CallError):
         self.attempts = attempts
         self.verdict = verdict
         last = attempts[-1][1] if attempts else None
-        self.transient = any(getattr(error, "transient", False) for _, error in attempts)
+        self.transient: bool = any(getattr(error, "transient", False) for _, error in attempts)
         if isinstance(last, LLMProdError):
-            self.origin = last.origin
+            self.origin: Origin = last.origin
 
     def __str__(self) -> str:
         told = "; ".join(

@@ -124,13 +124,11 @@ class Timing:
         total: from the call's start to its end, or until now while it is open.
         ttft: from the call's start to the first content (time to first token); None where the answer came whole.
         tokens_per_second: answer tokens over the time they took after the first, or over ``total`` for a whole one.
-        queue: waiting in the engine, where it tells.
     """
 
     total: float
     ttft: float | None = None
     tokens_per_second: float | None = None
-    queue: float | None = None
 
 
 class _Builder:
@@ -199,7 +197,7 @@ class Response:
         self.usage: Usage | None = None
         self.logprobs: list[TokenLogprob] = []
         self.embeddings = embeddings
-        self.dropped = tuple(dropped)
+        self.dropped: tuple[str, ...] = tuple(dropped)
         self.raw = raw
         self.headers: dict[str, str] = headers if headers is not None else {}
         self.context = context

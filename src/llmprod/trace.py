@@ -55,7 +55,7 @@ class Attempt:
         self.state = state
         self.seconds = now - self.started
         self.error = type(error).__name__
-        if state != "cancelled":
+        if state == "failed":  # a cancelled or interrupted attempt leaves nothing to decide
             self.verdict = classify(error).action
         if isinstance(error, CallError):
             self.status, self.usage = error.status, error.usage

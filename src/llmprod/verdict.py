@@ -66,6 +66,7 @@ _TABLE: dict[type[BaseException], Verdict] = {
     errors.ProviderError: Verdict(action=_OTHER, health="down"),
     errors.ConnectError: Verdict(action=_SAME, health="down"),
     errors.ReadError: Verdict(action=_SAME, health="down"),
+    errors.TransportError: Verdict(action=_SAME, health="down"),
     # The attempt was probably billed whole, and the route has just shown that it cuts: try elsewhere first.
     errors.TruncatedAnswer: Verdict(action=_SAME, prefer_other=True, health="down"),
     errors.ProtocolError: Verdict(action=_SAME, prefer_other=True, health="down"),

@@ -79,7 +79,7 @@ async def test_a_key_of_ones_own() -> None:
 
 def test_names_and_capabilities() -> None:
     chat, responses = (OpenAI("gpt-5.6", api=api, api_key="sk-secret") for api in ("chat", "responses"))
-    assert chat.name == responses.name == "openai:gpt-5.6"
+    assert (chat.name, responses.name) == ("openai:gpt-5.6", "openai-responses:gpt-5.6")
     assert isinstance(chat, Provider)
     assert "secret" not in f"{chat!r}{responses!r}"
     assert chat.capabilities.embeddings

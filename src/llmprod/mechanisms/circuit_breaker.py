@@ -67,9 +67,9 @@ class Permit:
 
     def __init__(self, breaker: Breaker, epoch: int, expires: float, *, trial: bool) -> None:
         self._breaker: Breaker | None = breaker
-        self.epoch = epoch
-        self.expires = expires
-        self.trial = trial
+        self.epoch: int = epoch
+        self.expires: float = expires
+        self.trial: bool = trial
 
     def success(self) -> None:
         """The target answered."""
@@ -95,7 +95,7 @@ class Breaker:
     def __init__(
         self, options: BreakerOptions | None = None, *, clock: Clock = SYSTEM_CLOCK, random: Random = SYSTEM_RANDOM
     ) -> None:
-        self.options = options or BreakerOptions()
+        self.options: BreakerOptions = options or BreakerOptions()
         self._clock = clock
         self._random = random
         self._state = BreakerState.CLOSED

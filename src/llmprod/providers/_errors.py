@@ -15,14 +15,17 @@ __all__ = ["error_for", "retry_after"]
 
 _CONTEXT = re.compile(
     r"context.?(?:length|limit|window)|maximum context|prompt is too long|input token count|number of tokens allowed"
-    r"|reduce the length|exceeds? the (?:available )?context|too many (?:input )?tokens|longer than the maximum model length"
+    r"|reduce the length|exceeds? the (?:available )?context|too many (?:input )?tokens"
+    r"|longer than the maximum model length"
     r"|exceeds? (?:the )?max(?:imum)?[ _]?(?:model|seq|input)",
     re.IGNORECASE,
 )
 _QUOTA_CODES = re.compile(
     r"insufficient_quota|billing|credit_balance|_spend_limit|_usage_limit_exceeded|quota_exceeded", re.IGNORECASE
 )
-_POLICY_CODES = re.compile(r"content_policy|content_filter|ResponsibleAIPolicy|moderation|bio_policy|misalignment_policy", re.IGNORECASE)
+_POLICY_CODES = re.compile(
+    r"content_policy|content_filter|ResponsibleAIPolicy|moderation|bio_policy|misalignment_policy", re.IGNORECASE
+)
 _CONTEXT_CODES = {"context_length_exceeded", "string_above_max_length", "exceed_context_size_error"}
 
 

@@ -83,12 +83,12 @@ class HTTPProvider(BaseProvider):
             raise InvalidArgument("base_url", repr(base_url)[:80], "an address that starts with http:// or https://")
         self.kind = kind
         self.model = model
-        self.base_url = base_url.rstrip("/")
+        self.base_url: str = base_url.rstrip("/")
         self._name = f"{kind}:{model}"
         self._codec = codec
         self._capabilities = capabilities
         self._key = key
-        self._authorize = authorize or (lambda key: ("authorization", f"Bearer {key}"))
+        self._authorize = authorize or _bearer
         self._headers = [
             ("content-type", "application/json"),
             ("accept-encoding", "identity"),
@@ -151,13 +151,23 @@ class HTTPProvider(BaseProvider):
         body = await read_all(reply, context.idle_timeout)
         parsed = _json_or_none(body)
         if parsed is None:
-            what = "an empty body" if not body.strip() else "HTML" if body.lstrip()[:1] == b"<" else "a body that is no JSON"
+            what = (
+                "an empty body"
+                if not body.strip()
+                else "HTML"
+                if body.lstrip()[:1] == b"<"
+                else "a body that is no JSON"
+            )
             raise ProtocolError(status=reply.status, detail=what, request_id=request_id)
         decoded = self._codec.decode(request, parsed)
         return Response(
             provider=self.name, context=context, request=request, model=self.model, events=decoded.events,
             embeddings=decoded.embeddings, request_id=request_id, dropped=dropped, raw=parsed, headers=headers,
         )  # fmt: skip
+
+
+def _bearer(key: str) -> tuple[str, str]:
+    return "authorization", f"Bearer {key}"
 
 
 def _json_or_none(body: bytes) -> Any:

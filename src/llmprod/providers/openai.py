@@ -17,6 +17,9 @@ from llmprod.providers.openai_responses import UNSUPPORTED, ResponsesCodec
 
 __all__ = ["OpenAI"]
 
+RESPONSES_KIND = "openai-responses"
+"""What traces, errors and ``extra`` call the Responses API, which takes other parameters than Chat Completions."""
+
 
 class OpenAI(HTTPProvider):
     """A model of OpenAI's, or of a server that is one in all but its address.
@@ -65,9 +68,9 @@ class OpenAI(HTTPProvider):
             "openai-project": project or os.environ.get("OPENAI_PROJECT_ID"),
         }
         super().__init__(
-            kind=OPENAI.kind,
+            kind=OPENAI.kind if api == "chat" else RESPONSES_KIND,
             model=model,
-            codec=ChatCodec(model) if api == "chat" else ResponsesCodec(model),
+            codec=ChatCodec(model) if api == "chat" else ResponsesCodec(model, RESPONSES_KIND),
             base_url=url,
             capabilities=capabilities or _capabilities(api),
             headers={**{name: value for name, value in billed.items() if value}, **given},

@@ -6,8 +6,8 @@ from typing import Any
 
 from llmprod.errors import InvalidArgument
 from llmprod.provider import Provider
-from llmprod.providers._http_provider import Key
 from llmprod.providers._http import HTTPOptions
+from llmprod.providers._http_provider import Key
 
 __all__ = ["PREFIXES", "from_string"]
 

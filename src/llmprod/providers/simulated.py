@@ -111,11 +111,11 @@ class Simulated(BaseProvider):
             raise InvalidArgument("model", repr(model)[:60], ", ".join(_PRESETS) + ", or one of them followed by /name")
         self.model = model
         self.seed = seed
-        self.ttft = preset.ttft if ttft is None else ttft
-        self.ttft_spread = preset.ttft_spread if ttft_spread is None else ttft_spread
-        self.tokens_per_second = preset.tokens_per_second if tokens_per_second is None else tokens_per_second
-        self.answer_tokens = preset.answer_tokens if answer_tokens is None else answer_tokens
-        self.failures = dict(preset.failures if failures is None else failures)
+        self.ttft: float = preset.ttft if ttft is None else ttft
+        self.ttft_spread: float = preset.ttft_spread if ttft_spread is None else ttft_spread
+        self.tokens_per_second: float = preset.tokens_per_second if tokens_per_second is None else tokens_per_second
+        self.answer_tokens: float = preset.answer_tokens if answer_tokens is None else answer_tokens
+        self.failures: dict[str, float] = dict(preset.failures if failures is None else failures)
         self.retry_after = retry_after
         self.capacity = capacity
         self.at_capacity = at_capacity

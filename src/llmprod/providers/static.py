@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from llmprod.context import Context
-from llmprod.errors import InvalidArgument
+from llmprod.errors import InvalidArgument, InvalidOutput, UnsupportedParameter
 from llmprod.events import Event, Finish, Start, TextDelta, UsageUpdate
 from llmprod.provider import BaseProvider, Capabilities
-from llmprod.request import Request
+from llmprod.request import GenerateRequest, Request
 from llmprod.response import Response
+from llmprod.schema import OutputSchema
 from llmprod.usage import Usage
 
 __all__ = ["Static"]
@@ -15,6 +16,9 @@ __all__ = ["Static"]
 
 class Static(BaseProvider):
     """Answers every request with the same text, at once, at no cost.
+
+    The text may be JSON that fits the output schema of your requests; to a request whose schema it doesn't fit, or
+    which demands a tool call, it raises :class:`UnsupportedParameter` rather than a wrong answer.
 
     ``response.provider`` is ``static:<name>``, so a caller can tell it from a model's answer.
 
@@ -39,17 +43,27 @@ class Static(BaseProvider):
 
     @property
     def capabilities(self) -> Capabilities:
-        """Takes any prompt; promises neither tools nor a schema, which a fixed text can't honour."""
+        """Takes any prompt. A tool that must be called, or a schema that the text doesn't fit, it refuses."""
         return _CAPABILITIES
 
     async def _send(self, request: Request, context: Context, dropped: tuple[str, ...]) -> Response:
+        assert isinstance(request, GenerateRequest)
+        if request.tool_choice not in (None, "auto", "none"):
+            raise UnsupportedParameter(self._name, ("tool_choice",))
+        if request.output is not None and not _fits(request.output, self.text):
+            raise UnsupportedParameter(self._name, ("output",))
         events: list[Event] = [Start(self._name), TextDelta(self.text), UsageUpdate(Usage()), Finish("stop", "static")]
         return Response(
             provider=self._name, context=context, request=request, model=self._name, events=events, dropped=dropped
         )
 
 
-_CAPABILITIES = Capabilities(
-    # Sampling and limits have nothing to act on; a tool call or a schema would be a promise.
-    parameters=Capabilities().parameters - {"tools", "tool_choice", "output", "logprobs"},
-)
+def _fits(schema: OutputSchema, text: str) -> bool:
+    try:
+        schema.parse(text)
+    except InvalidOutput:
+        return False
+    return True
+
+
+_CAPABILITIES = Capabilities()

@@ -74,9 +74,9 @@ class Scripted(BaseProvider):
     ) -> None:
         self.requests: list[Request] = []
         self.contexts: list[Context] = []
-        self.in_flight = 0
+        self.in_flight: int = 0
         self.open_sources = 0
-        self.closed = 0
+        self.closed: int = 0
         self._steps = list(steps)
         self._then = then
         self._name = name

@@ -64,7 +64,7 @@ class CircuitBreaker(Wrapper):
         clock: Clock = SYSTEM_CLOCK,
         random: Random = SYSTEM_RANDOM,
     ) -> None:
-        self.options = BreakerOptions(
+        self.options: BreakerOptions = BreakerOptions(
             failure_ratio=failure_ratio,
             minimum_calls=minimum_calls,
             consecutive_failures=consecutive_failures,

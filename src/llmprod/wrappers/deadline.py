@@ -36,7 +36,7 @@ class Deadline(Wrapper):
 
     def __init__(self, seconds: float = 600.0) -> None:
         _validate.seconds("seconds", seconds)
-        self.seconds = float(seconds)
+        self.seconds: float = float(seconds)
 
     def wrap(self, inner: Provider) -> Provider:
         """Bound ``inner``'s calls."""

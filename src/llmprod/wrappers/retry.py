@@ -57,7 +57,7 @@ class Retry(Wrapper):
         _validate.whole("attempts", attempts, 1)
         _validate.seconds("retry_after_at_most", retry_after_at_most, zero=True)
         self.attempts = attempts
-        self.backoff = backoff or Backoff()
+        self.backoff: Backoff = backoff or Backoff()
         self.retry_after_at_most = retry_after_at_most
         self.wait = wait
         self.classify = classify
