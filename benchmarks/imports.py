@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 
 _CHILD = """
 import json, sys, time, threading, socket
@@ -28,10 +30,14 @@ STATEMENTS = {
 def cost(statement: str, rounds: int = 7) -> tuple[float, int, int, int]:
     """Return the least CPU seconds of ``rounds`` fresh processes, and modules, threads and connections after it."""
     best: list[float] = []
+    # With bytecode for all, as installed packages have; the first round writes it.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    env["PYTHONPYCACHEPREFIX"] = os.path.join(tempfile.gettempdir(), f"llmprod-benchmark-{os.getuid()}")
     for _ in range(rounds):
         done = subprocess.run(
-            [sys.executable, "-c", _CHILD.format(statement=statement)], capture_output=True, text=True, check=True
-        )
+            [sys.executable, "-c", _CHILD.format(statement=statement)],
+            capture_output=True, text=True, check=True, env=env,
+        )  # fmt: skip
         figures = json.loads(done.stdout)
         best = figures if not best or figures[0] < best[0] else best
     seconds, modules, threads, sockets = best

@@ -7,13 +7,14 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, make_dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from pydantic import TypeAdapter
-from pydantic.errors import PydanticUserError
 from pydantic_core import ValidationError, from_json, to_jsonable_python
 
 from llmprod.errors import InvalidArgument, InvalidOutput
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter  # imported where used: most of a client's import time otherwise
 
 __all__ = ["OutputSchema", "Tool", "check_schema"]
 
@@ -102,6 +103,8 @@ class Tool:
         Raises:
             InvalidArgument: the parameters have no JSON Schema.
         """
+        from pydantic import PydanticUserError, TypeAdapter
+
         tool = getattr(function, "__name__", type(function).__name__)
         try:
             parameters = inspect.signature(function, eval_str=True).parameters.values()
@@ -158,6 +161,8 @@ class OutputSchema:
             if not schema:
                 raise InvalidArgument("output", "an empty dict", "a JSON Schema or a type")
             return cls(name=_short(name or schema.get("title", "output")), schema=schema)
+        from pydantic import PydanticUserError, TypeAdapter
+
         try:
             adapter: TypeAdapter[Any] = TypeAdapter(cast("Any", output))
             schema = adapter.json_schema()
