@@ -1,4 +1,4 @@
-"""Run the fault wall and print the table: ``python -m benchmarks.faults [--json FILE] [library …]``.
+"""Run the fault wall and print the table: ``python -m benchmarks.faults [--json FILE | --read FILE] [library …]``.
 
 Every scenario runs in real time, all of one library's at once: about a minute and a half a library.
 """
@@ -86,11 +86,16 @@ def main() -> None:
     """Measure and print; exits with 1 if our own row has a failure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", metavar="FILE", help="also write the results there")
+    parser.add_argument("--read", metavar="FILE", help="print the table of results written earlier, run nothing")
     parser.add_argument("libraries", nargs="*", metavar="library")
     options: Any = parser.parse_args()
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     logging.disable(logging.CRITICAL)
-    found = rows(measure(options.libraries))
+    if options.read:
+        with open(options.read) as file:
+            found = json.load(file)
+    else:
+        found = rows(measure(options.libraries))
     if options.json:
         with open(options.json, "w") as file:
             json.dump(found, file, indent=1)

@@ -212,14 +212,13 @@ def pydantic_ai(url: str) -> Target:
 
 
 def any_llm(url: str) -> Target:
-    """any-llm."""
-    from any_llm import acompletion
+    """any-llm, with one client for all calls."""
+    from any_llm import AnyLLM
+
+    client = AnyLLM.create("openai", api_key="none", api_base=f"{url}/v1")
 
     def call(stream: bool) -> Any:
-        return acompletion(
-            model=MODEL, provider="openai", messages=BODY["messages"], max_tokens=256, api_base=f"{url}/v1",
-            api_key="none", stream=stream,
-        )  # fmt: skip
+        return client.acompletion(model=MODEL, messages=BODY["messages"], max_tokens=256, stream=stream)
 
     return _litellm(call, _nothing)
 
