@@ -39,7 +39,7 @@ class AsyncioBackend(httpcore.AsyncNetworkBackend):
         racing: dict[str, Any] = {"happy_eyeballs_delay": 0.25} if isinstance(loop, asyncio.BaseEventLoop) else {}
         try:
             _, stream = await loop.create_connection(AsyncioStream, host, port, **racing)
-        except OSError as error:
+        except (OSError, IndexError) as error:  # asyncio's own IndexError: no address failed in a way that it counts
             raise httpcore.ConnectError(type(error).__name__) from error
         return stream
 

@@ -13,14 +13,16 @@ import ssl
 import threading
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Protocol, TypeAlias
+from urllib.parse import urlsplit
 
 import anyio
 from anyio.lowlevel import current_token
 
 from llmprod.errors import ForkedProcess, IdleTimeout, InvalidArgument, ProtocolError
 
-__all__ = ["HTTP", "Engine", "HTTPOptions", "HeaderList", "Reply", "check_headers", "read_all"]
+__all__ = ["HTTP", "Engine", "HTTPOptions", "HeaderList", "Reply", "check_address", "check_headers", "read_all"]
 
 HeaderList: TypeAlias = Sequence[tuple[str, str]]
 
@@ -79,7 +81,9 @@ class HTTPOptions:
     Redirects are not followed and cookies are not kept, except by a ``client`` that was told to.
 
     Attributes:
-        engine: ``"httpx"``, or ``"pyreqwest"`` (extra ``fast``; asyncio alone).
+        engine: ``"httpx"``, or ``"pyreqwest"`` (extra ``fast``; asyncio alone), which takes less CPU for whole answers
+            and more for streams. A call that is cancelled there before its headers came keeps its connection until
+            the server answers.
         client: an ``AsyncClient`` of httpx or httpx2 to use instead, with its proxies, TLS, auth, hooks, headers and
             redirects as they are. Its read and write timeouts are lifted, since a stream may be silent for longer
             than they allow and the time limits of :class:`llmprod.AttemptTimeout` tell apart what they mix up. It
@@ -127,7 +131,7 @@ class HTTP:
 
     def __init__(self, options: HTTPOptions | None = None) -> None:
         self.options = options or HTTPOptions()
-        self._pools: dict[object, tuple[Engine, AsyncGenerator[None]]] = {}
+        self._pools: dict[object, tuple[Engine, AsyncGenerator[None] | None]] = {}
         self._making = threading.Lock()
         self._pid: int | None = None
 
@@ -148,11 +152,13 @@ class HTTP:
 
     def _make(self, loop: object) -> Engine:
         engine = _engine(self.options)
-        keeper = _close_with_loop(engine)
-        try:
-            keeper.asend(None).send(None)  # run it up to its yield: that makes it known to the loop
-        except StopIteration:
-            pass
+        keeper = None
+        if self.options.client is None:
+            keeper = _close_with_loop(engine)
+            try:
+                keeper.asend(None).send(None)  # run it up to its yield: that makes it known to the loop
+            except StopIteration:
+                pass
         with self._making:
             for old, (_, ended) in list(self._pools.items()):
                 if getattr(ended, "ag_frame", None) is None or getattr(old, "is_closed", bool)():
@@ -162,9 +168,9 @@ class HTTP:
 
     async def aclose(self) -> None:
         """Close the running loop's pool."""
-        pool = self._pools.pop(current_token().native_token, None)
-        if pool is not None:
-            await pool[1].aclose()
+        _, keeper = self._pools.pop(current_token().native_token, (None, None))
+        if keeper is not None:
+            await keeper.aclose()
 
 
 async def _close_with_loop(engine: Engine) -> AsyncGenerator[None]:
@@ -188,6 +194,26 @@ def _engine(options: HTTPOptions) -> Engine:
     from llmprod.providers._httpx import httpx_engine
 
     return httpx_engine(options)
+
+
+@lru_cache(maxsize=256)
+def check_address(url: str) -> None:
+    """Refuse what is no address of an HTTP server.
+
+    Raises:
+        InvalidArgument: without the address, which may hold a password.
+    """
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        credentials = "@" in parts.netloc
+    except ValueError:  # a port or an IPv6 address that is none
+        usable = credentials = False
+    if not usable:
+        raise InvalidArgument("base_url", "an address that can't be used", "http:// or https:// and a host")
+    if credentials:
+        allowed = "an address without it; credentials can be passed as headers"
+        raise InvalidArgument("base_url", "an address with a user's name in it", allowed)
 
 
 _LEGAL = re.compile(r"[\t\x20-\x7e\x80-\xff]*\Z")

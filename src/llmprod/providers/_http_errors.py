@@ -24,7 +24,7 @@ from llmprod.errors import (
 
 __all__ = ["is_transport", "raise_ours"]
 
-_ADDRESS = {"BuilderError", "InvalidURL", "UnsupportedProtocol"}
+_ADDRESS = {"InvalidURL", "UnsupportedProtocol"}
 _CONNECT_TIMEOUT = {"ConnectTimeout", "ConnectTimeoutError", "PoolTimeout", "PoolTimeoutError"}
 _CONNECT = {"ConnectError", "ProxyError"}
 _TIMEOUT = {"RequestTimeoutError", "TimeoutException"}

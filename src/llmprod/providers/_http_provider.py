@@ -136,7 +136,10 @@ class HTTPProvider(BaseProvider):
         request_id = headers.get("x-request-id") or headers.get("request-id")
         kind = headers.get("content-type", "")
         if not 200 <= reply.status < 300:
-            body = await read_all(reply, context.idle_timeout, 2**20)
+            try:
+                body = await read_all(reply, context.idle_timeout, 2**20)
+            except CallError:  # the status says enough
+                body = b""
             raise self._codec.error(reply.status, headers, _json_or_none(body))
         if request.stream and "json" not in kind:
             source = HTTPSource(reply, self._codec.decoder(request), lambda error: self._sign(error, request_id))

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from llmprod.errors import InvalidArgument
-from llmprod.providers._http import Engine, HeaderList, HTTPOptions, Reply, check_headers
+from llmprod.providers._http import Engine, HeaderList, HTTPOptions, Reply, check_address, check_headers
 from llmprod.providers._http_errors import is_transport, raise_ours
 from llmprod.providers._httpx_pool import PoolEngine
 from llmprod.providers._inflate import Inflater, inflater
@@ -77,6 +77,7 @@ class ClientEngine:
 
     async def post(self, url: str, headers: HeaderList, body: bytes, connect_timeout: float | None) -> Reply:
         """Send and return once the response's headers are there."""
+        check_address(url)
         check_headers(headers)
         timeout = {"connect": connect_timeout, "read": None, "write": None, "pool": None}
         try:

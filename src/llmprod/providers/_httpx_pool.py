@@ -16,9 +16,9 @@ import anyio
 import httpcore
 import httpx
 
-from llmprod.errors import ConnectTimeout, InvalidArgument
+from llmprod.errors import ConnectTimeout
 from llmprod.providers._asyncio_net import AsyncioBackend
-from llmprod.providers._http import HeaderList, HTTPOptions, Reply, check_headers
+from llmprod.providers._http import HeaderList, HTTPOptions, Reply, check_address, check_headers
 from llmprod.providers._http_errors import is_transport, raise_ours
 from llmprod.providers._inflate import Inflater, inflater
 from llmprod.providers._later import close_later, running_loop
@@ -37,13 +37,8 @@ class _Address(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _address(url: str) -> _Address:
+    check_address(url)
     parsed = httpx.URL(url)
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise httpx.UnsupportedProtocol("")
-    if parsed.userinfo:
-        raise InvalidArgument(
-            "base_url", "an address with a user's name in it", "one without; pass credentials as headers"
-        )
     port = parsed.port or (443 if parsed.scheme == "https" else 80)
     address = httpcore.URL(scheme=parsed.raw_scheme, host=parsed.raw_host, port=port, target=parsed.raw_path)
     return _Address(address, (parsed.raw_scheme, parsed.raw_host, port), parsed.netloc)

@@ -1,16 +1,25 @@
-"""The fast engine: pyreqwest, which is Rust's reqwest and hyper (extra ``fast``; asyncio alone)."""
+"""The fast engine: pyreqwest, which is Rust's reqwest and hyper (extra ``fast``; asyncio alone).
+
+Two things of pyreqwest 0.15 are worked around. Unless told otherwise it answers only once 64 KiB of a stream are there.
+And what it raises when it is cancelled is a CancelledError of its own, which no cancel scope takes for its own.
+
+One can't be: a request that is cancelled before its headers came runs on in the background. It ends with the server's
+first byte; a server that never sends one is given up after an hour.
+"""
 
 from __future__ import annotations
 
 import os
 import ssl
+import types
+from collections.abc import Coroutine, Generator
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from llmprod.errors import InvalidArgument
-from llmprod.providers._http import HeaderList, HTTPOptions, Reply, check_headers
+from llmprod.errors import InvalidArgument, ReadError
+from llmprod.providers._http import HeaderList, HTTPOptions, Reply, check_address, check_headers
 from llmprod.providers._http_errors import is_transport, raise_ours
 from llmprod.providers._inflate import Inflater, inflater
 from llmprod.providers._later import close_later, running_loop
@@ -21,6 +30,9 @@ if TYPE_CHECKING:
     from pyreqwest.response import Response
 
 __all__ = ["PyreqwestEngine"]
+
+_T = TypeVar("_T")
+_ORPHAN = timedelta(hours=1)
 
 
 class PyreqwestEngine:
@@ -46,14 +58,18 @@ class PyreqwestEngine:
 
     async def post(self, url: str, headers: HeaderList, body: bytes, connect_timeout: float | None) -> Reply:
         """Send and return once the response's headers are there."""
+        check_address(url)
         check_headers(headers)
         client = self._clients.get(connect_timeout)
         if client is None:
             client = self._clients[connect_timeout] = self._client(connect_timeout)
+        builder = client.post(url).headers(headers).body_bytes(body)
+        request = builder.streamed_read_buffer_limit(0).build_streamed()
         try:
-            request = client.post(url).headers(headers).body_bytes(body).build_streamed()
-            return PyreqwestReply(request, await request.__aenter__(), self.loop)
-        except Exception as error:  # noqa: BLE001 - re-raised as ours, or as it is
+            return PyreqwestReply(request, await _run(request.__aenter__()), self.loop)
+        except Exception as error:
+            if _was_connected(error):
+                raise ReadError(detail=type(error).__name__, silent=True) from error
             raise_ours(error, connect_timeout, begun=False)
 
     def _client(self, connect_timeout: float | None) -> Client:
@@ -73,6 +89,7 @@ class PyreqwestEngine:
             .http1_lower_case_headers()
             .max_connections(options.max_connections)
             .pool_max_idle_per_host(options.max_keepalive)
+            .read_timeout(_ORPHAN)
             .pool_idle_timeout(timedelta(seconds=options.keepalive))
             .http2(options.http2)
         )
@@ -99,6 +116,31 @@ class PyreqwestEngine:
             await client.close()
 
 
+@types.coroutine
+def _run(rust: Coroutine[Any, Any, _T]) -> Generator[Any, Any, _T]:
+    """Await ``rust``; when cancelled, raise what cancelled it."""
+    send: Any = None
+    while True:
+        try:
+            waiting = rust.send(send)
+        except StopIteration as stop:
+            return cast("_T", stop.value)
+        try:
+            send = yield waiting
+        except BaseException as error:
+            try:
+                rust.throw(error)
+            except BaseException:  # noqa: BLE001, S110 - its own word for the same
+                pass
+            raise
+
+
+def _was_connected(error: Exception) -> bool:
+    """Tell a connection that broke from one that was not made; pyreqwest calls both a ConnectError."""
+    details: Any = getattr(error, "details", None) or {}
+    return any("SendRequest" in cause["message"] for cause in details.get("causes") or ())
+
+
 class PyreqwestReply:
     """A response whose body pyreqwest still reads."""
 
@@ -119,7 +161,7 @@ class PyreqwestReply:
         """Return the next bytes of the body."""
         while True:
             try:
-                piece = await self._read()
+                piece = await _run(self._read())
             except Exception as error:  # noqa: BLE001 - re-raised as ours, or as it is
                 raise_ours(error, begun=True)
             if piece is None:
@@ -136,7 +178,7 @@ class PyreqwestReply:
             return
         self._closed = True
         try:
-            await self._request.__aexit__(None, None, None)
+            await _run(self._request.__aexit__(None, None, None))
         except Exception as error:  # what a connection that broke says of it
             if not is_transport(error):
                 raise
