@@ -81,9 +81,8 @@ class HTTPOptions:
     Redirects are not followed and cookies are not kept, except by a ``client`` that was told to.
 
     Attributes:
-        engine: ``"httpx"``, or ``"pyreqwest"`` (extra ``fast``; asyncio alone), which takes less CPU for whole answers
-            and more for streams. A call that is cancelled there before its headers came keeps its connection until
-            the server answers.
+        engine: ``"httpx"``, or ``"pyreqwest"`` (extra ``fast``; asyncio alone), in Rust, which takes no less CPU. A
+            call that is cancelled there before its headers came keeps its connection until the server answers.
         client: an ``AsyncClient`` of httpx or httpx2 to use instead, with its proxies, TLS, auth, hooks, headers and
             redirects as they are. Its read and write timeouts are lifted, since a stream may be silent for longer
             than they allow and the time limits of :class:`llmprod.AttemptTimeout` tell apart what they mix up. It
