@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.cookiejar
 import ssl
 import urllib.request
-from collections.abc import AsyncIterator
 from functools import lru_cache
 from typing import Any
 
@@ -13,10 +12,10 @@ import httpx
 
 from llmprod.errors import InvalidArgument
 from llmprod.providers._http import Engine, HeaderList, HTTPOptions, Reply, check_address, check_headers
-from llmprod.providers._http_errors import is_transport, raise_ours
+from llmprod.providers._http_errors import raise_ours
 from llmprod.providers._httpx_pool import PoolEngine
-from llmprod.providers._inflate import Inflater, inflater
-from llmprod.providers._later import close_later, running_loop
+from llmprod.providers._httpx_reply import GeneratorReply
+from llmprod.providers._later import running_loop
 
 __all__ = ["ClientEngine", "httpx_engine"]
 
@@ -87,61 +86,10 @@ class ClientEngine:
             response = await self._client.send(request, stream=True)
         except Exception as error:  # noqa: BLE001 - re-raised as ours, or as it is
             raise_ours(error, connect_timeout, begun=False)
-        return ClientReply(response, self._loop)
+        pieces = response.stream.__aiter__()
+        return GeneratorReply(response.status_code, dict(response.headers), pieces, response.aclose, self._loop)
 
     async def aclose(self) -> None:
         """Close the client, unless the application passed it in."""
         if self._owned:
             await self._client.aclose()
-
-
-class ClientReply:
-    """A response of a client of httpx or httpx2; both have the same form."""
-
-    __slots__ = ("_body", "_closed", "_ended", "_inflater", "_loop", "_response", "headers", "status")
-
-    def __init__(self, response: Any, loop: Any) -> None:
-        self._response = response
-        self._loop = loop
-        self._closed = self._ended = False
-        self.status: int = response.status_code
-        self.headers: dict[str, str] = dict(response.headers)
-        self._inflater: Inflater | None = inflater(self.headers.get("content-encoding"))
-        # The bytes as they came: httpx's own decoder may hold an event back.
-        self._body: AsyncIterator[bytes] = response.stream.__aiter__()
-
-    async def chunk(self) -> bytes:
-        """Return the next bytes of the body."""
-        while True:
-            try:
-                data = await self._body.__anext__()
-            except StopAsyncIteration:
-                self._ended = True
-                return self._inflater.end() if self._inflater else b""
-            except Exception as error:  # noqa: BLE001 - re-raised as ours, or as it is
-                self._ended = True
-                raise_ours(error, begun=True)
-            if self._inflater is not None:
-                data = self._inflater.feed(data)
-            if data:
-                return data
-
-    async def aclose(self) -> None:
-        """Close the response, and with it the connection unless the body was read to its end."""
-        if self._closed:
-            return
-        self._closed = True
-        try:
-            await self._response.aclose()
-            # Its body is nested generators; left as they are, trio complains of each. A closed one ends at once.
-            while not self._ended:
-                await self._body.__anext__()
-        except StopAsyncIteration:
-            pass
-        except Exception as error:  # what a connection that broke says of it
-            if not is_transport(error):
-                raise
-
-    def abandon(self) -> None:
-        """Close the response soon."""
-        close_later(self._loop, self.aclose)

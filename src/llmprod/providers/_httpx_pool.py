@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ssl
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
@@ -19,9 +19,9 @@ import httpx
 from llmprod.errors import ConnectTimeout
 from llmprod.providers._asyncio_net import AsyncioBackend
 from llmprod.providers._http import HeaderList, HTTPOptions, Reply, check_address, check_headers
-from llmprod.providers._http_errors import is_transport, raise_ours
-from llmprod.providers._inflate import Inflater, inflater
-from llmprod.providers._later import close_later, running_loop
+from llmprod.providers._http_errors import raise_ours
+from llmprod.providers._httpx_reply import GeneratorReply
+from llmprod.providers._later import running_loop
 
 __all__ = ["PoolEngine"]
 
@@ -147,72 +147,32 @@ class PoolEngine:
             await self._close_oldest()
 
 
-class PoolReply:
+class PoolReply(GeneratorReply):
     """A response on a pooled connection."""
 
-    __slots__ = (
-        "_body",
-        "_closed",
-        "_connection",
-        "_ended",
-        "_engine",
-        "_inflater",
-        "_origin",
-        "_stream",
-        "headers",
-        "status",
-    )
+    __slots__ = ("_connection", "_engine", "_origin")
 
     def __init__(
         self, engine: PoolEngine, connection: _Connection, origin: _Origin, response: httpcore.Response
     ) -> None:
+        stream = cast("Any", response.stream)  # both an async iterable and closable
+        super().__init__(response.status, _headers(response.headers), stream.__aiter__(), stream.aclose, engine.loop)
         self._engine = engine
         self._connection = connection
         self._origin = origin
-        self._stream = cast(Any, response.stream)  # both an async iterable and closable
-        self._body: AsyncIterator[bytes] = self._stream.__aiter__()
-        self._closed = self._ended = False
-        self.status = response.status
-        self.headers = headers = dict[str, str]()
-        for raw_name, raw_value in response.headers:
-            name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-            headers[name] = f"{headers[name]}, {value}" if name in headers else value
-        self._inflater: Inflater | None = inflater(headers.get("content-encoding"))
-
-    async def chunk(self) -> bytes:
-        """Return the next bytes of the body."""
-        while True:
-            try:
-                data = await self._body.__anext__()
-            except StopAsyncIteration:
-                self._ended = True
-                return self._inflater.end() if self._inflater else b""
-            except Exception as error:  # noqa: BLE001 - re-raised as ours, or as it is
-                self._ended = True
-                raise_ours(error, begun=True)
-            if self._inflater is not None:
-                data = self._inflater.feed(data)
-            if data:
-                return data
 
     async def aclose(self) -> None:
         """Give the connection back if the body was read to its end, close it otherwise."""
-        if self._closed:
-            return
-        self._closed = True
-        try:
-            await self._stream.aclose()
-            # The body is nested generators; left as they are, trio complains of each. On a closed connection they end.
-            while not self._ended:
-                await self._body.__anext__()
-        except StopAsyncIteration:
-            pass
-        except Exception as error:  # what a connection that broke says of it
-            if not is_transport(error):
-                raise
-        finally:
-            await self._engine.give_back(self._connection, self._origin)
+        if not self._closed:
+            try:
+                await super().aclose()
+            finally:
+                await self._engine.give_back(self._connection, self._origin)
 
-    def abandon(self) -> None:
-        """Close the connection soon."""
-        close_later(self._engine.loop, self.aclose)
+
+def _headers(raw: list[tuple[bytes, bytes]]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in raw:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
