@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
+    from llmprod._calls import CallOptions as CallOptions
+    from llmprod._calls import GenerateOptions as GenerateOptions
     from llmprod.client import AsyncClient as AsyncClient
-    from llmprod.client import CallOptions as CallOptions
     from llmprod.client import Client as Client
-    from llmprod.client import GenerateOptions as GenerateOptions
     from llmprod.client import StreamCall as StreamCall
-    from llmprod.client import SyncResponse as SyncResponse
     from llmprod.clock import Clock as Clock
     from llmprod.clock import LoopClock as LoopClock
     from llmprod.clock import Random as Random
@@ -98,6 +97,7 @@ if TYPE_CHECKING:
     from llmprod.response import WrappedSource as WrappedSource
     from llmprod.schema import OutputSchema as OutputSchema
     from llmprod.schema import Tool as Tool
+    from llmprod.sync_response import SyncResponse as SyncResponse
     from llmprod.trace import Attempt as Attempt
     from llmprod.trace import Trace as Trace
     from llmprod.types import Audio as Audio
@@ -138,14 +138,16 @@ _HOME = {
         "Verdict",
         "classify",
     ),
+    "_calls": (
+        "CallOptions",
+        "GenerateOptions",
+    ),
     "client": (
         "AsyncClient",
-        "CallOptions",
         "Client",
-        "GenerateOptions",
         "StreamCall",
-        "SyncResponse",
     ),
+    "sync_response": ("SyncResponse",),
     "clock": (
         "Clock",
         "LoopClock",
