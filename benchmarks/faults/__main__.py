@@ -66,12 +66,18 @@ def table(found: dict[str, dict[str, dict[str, str]]]) -> str:
             cells = [_cell(listed.get(f"{scenario.id} {mode}")) for listed in found.values()]
             if any(cells):
                 lines.append(f"| {scenario.id} | {scenario.title} | {mode} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def totals(found: dict[str, dict[str, dict[str, str]]]) -> str:
+    """Return how often each library passed, was safe and failed, as a Markdown table."""
+    lines = ["| pass / safe / fail | " + " | ".join(found) + " |", "|---|" + "---|" * len(found)]
     for mode in ("whole", "stream"):
-        cells = []
+        cells: list[str] = []
         for listed in found.values():
             grades = [cell["grade"] for key, cell in listed.items() if key.endswith(mode)]
             cells.append(f"{grades.count('pass')} / {grades.count('safe')} / {grades.count('fail')}")
-        lines.append(f"| | **pass / safe / fail** | {mode} | {' | '.join(cells)} |")
+        lines.append(f"| {mode} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -99,7 +105,7 @@ def main() -> None:
     if options.json:
         with open(options.json, "w") as file:
             json.dump(found, file, indent=1)
-    print(table(found))
+    print(totals(found), table(found), sep="\n\n")
     sys.exit(any(cell["grade"] == "fail" for cell in found.get("llmprod", {}).values()))
 
 
