@@ -44,6 +44,24 @@ def _address(url: str) -> _Address:
     return _Address(address, (parsed.raw_scheme, parsed.raw_host, port), parsed.netloc)
 
 
+class _Body:
+    """A request's body as an iterator; httpcore's own is a generator, of which trio complains if it is left unread."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, body: bytes) -> None:
+        self._left: bytes | None = body
+
+    def __aiter__(self) -> _Body:
+        return self
+
+    async def __anext__(self) -> bytes:
+        body, self._left = self._left, None
+        if body is None:
+            raise StopAsyncIteration
+        return body
+
+
 class PoolEngine:
     """Direct HTTP/1.1 connections, reused.
 
@@ -81,7 +99,7 @@ class PoolEngine:
                     *[(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers],
                     (b"content-length", b"%d" % len(body)),
                 ],
-                content=body,
+                content=_Body(body),
             )
             connection = await self._idle_connection(address.origin) or await self._connect(
                 address.origin, connect_timeout
