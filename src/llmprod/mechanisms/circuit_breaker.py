@@ -36,7 +36,7 @@ class BreakerOptions:
         consecutive_failures: opens after as many failures in a row, whatever the ratio (default 5).
         window: seconds that a result counts (default 60).
         open_for: seconds open at first (default 5); doubles with each failed trial, half of it random.
-        open_for_at_most: bound of that (default 20, so that a recovered target is found within half a minute).
+        open_for_at_most: bound of that (default 10: at the pace of model calls a longer one hides a recovery).
         trials: calls let through at once while half-open (default 3).
         successes_to_close: successes among them that close the breaker (default 2).
         trial_for_at_most: seconds after which a trial that reported nothing is no longer waited for (default 60).
@@ -47,7 +47,7 @@ class BreakerOptions:
     consecutive_failures: int = 5
     window: float = 60.0
     open_for: float = 5.0
-    open_for_at_most: float = 20.0
+    open_for_at_most: float = 10.0
     trials: int = 3
     successes_to_close: int = 2
     trial_for_at_most: float = 60.0
