@@ -20,10 +20,10 @@ from llmprod.request import EmbedRequest, GenerateRequest, ReasoningEffort, Requ
 from llmprod.response import Response
 from llmprod.schema import OutputSchema, Tool
 from llmprod.types import Message, coerce_messages
-from llmprod.wrapper import Stack, WrappedProvider, Wrapper, leaves
+from llmprod.wrapper import Stack, WrappedProvider, Wrapper, describe, leaves
 from llmprod.wrappers.deadline import Deadline
 
-__all__ = ["CallOptions", "Core", "GenerateOptions", "Messages"]
+__all__ = ["BaseClient", "CallOptions", "GenerateOptions", "Messages"]
 
 Messages = str | Message | Sequence[Message | Mapping[str, Any]]
 
@@ -78,8 +78,8 @@ _CALL = frozenset(CallOptions.__annotations__)
 _GENERATE = _CALL | frozenset(GenerateOptions.__annotations__)
 
 
-class Core:
-    """What both clients share: the stack, and turning arguments into requests."""
+class BaseClient:
+    """What both clients are made of: the stack, and turning arguments into requests."""
 
     def __init__(
         self,
@@ -108,21 +108,33 @@ class Core:
                 raise InvalidArgument(
                     "fallbacks", "given with wrappers", "either of them; or pass Failover(...) as the model"
                 )
-            self.provider = Stack(*wrappers)(primary)
+            self._provider: Provider = Stack(*wrappers)(primary)
         elif others or not (isinstance(primary, WrappedProvider) or hasattr(primary, "targets")):
-            self.provider = standard(primary, others, clock=clock, random=random)
+            self._provider = standard(primary, others, clock=clock, random=random)
         else:
-            self.provider = primary  # already composed by the caller
-        self.tags = dict(tags or {})
+            self._provider = primary  # already composed by the caller
+        self._tags = dict(tags or {})
         self._clock = clock
         self._random = random
-        self._kinds = {leaf.name.partition(":")[0] for leaf in leaves(self.provider)}
-        self._bounded = isinstance(getattr(self.provider, "wrapper", None), Deadline)
-        self.pid = os.getpid()
-        self.closed = False
+        self._kinds = {leaf.name.partition(":")[0] for leaf in leaves(self._provider)}
+        self._bounded = isinstance(getattr(self._provider, "wrapper", None), Deadline)
+        self._pid = os.getpid()
+        self._closed = False
 
-    async def call(self, make: Callable[[], Request], options: Mapping[str, Any]) -> Response:
-        if self.closed:
+    @property
+    def provider(self) -> Provider:
+        """The stack that answers."""
+        return self._provider
+
+    def describe(self) -> str:
+        """Draw the stack as a tree, outermost first."""
+        return describe(self._provider)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._provider.name}>"
+
+    async def _call(self, make: Callable[[], Request], options: Mapping[str, Any]) -> Response:
+        if self._closed:
             raise ClientClosed
         request = make()
         deadline = options.get("deadline")
@@ -135,18 +147,18 @@ class Core:
             clock=self._clock,
             random=self._random,
             seconds=deadline,
-            tags=self.tags if not tags else {**self.tags, **tags},
+            tags=self._tags if not tags else {**self._tags, **tags},
             prompt=None if prompt is None else (prompt[0], prompt[1]),
             lineage=strings("lineage", options.get("lineage", ())),
         )
-        provider = self.provider if self._bounded or deadline is None else Deadline(deadline)(self.provider)
+        provider = self._provider if self._bounded or deadline is None else Deadline(deadline)(self._provider)
         try:
             return await provider.send(request, context)
         except LLMProdError as error:
             error.trace = context.trace
             raise
 
-    def generate_request(self, messages: Messages, options: Mapping[str, Any], *, stream: bool) -> GenerateRequest:
+    def _generate_request(self, messages: Messages, options: Mapping[str, Any], *, stream: bool) -> GenerateRequest:
         self._known(options, _GENERATE)
         fields = {name: value for name, value in options.items() if name not in _NOT_FIELDS}
         if "tools" in fields:
@@ -160,7 +172,7 @@ class Core:
             messages=coerce_messages(messages, system=options.get("system")), stream=stream, **fields
         )
 
-    def embed_request(
+    def _embed_request(
         self, inputs: str | Sequence[str], dimensions: int | None, options: Mapping[str, Any]
     ) -> EmbedRequest:
         self._known(options, _CALL)

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, TypeVar, Unpack, cast
 
 from llmprod._background import Background, background
-from llmprod._calls import CallOptions, Core, GenerateOptions, Messages
-from llmprod.clock import SYSTEM_CLOCK, SYSTEM_RANDOM, Clock, Random
+from llmprod._calls import BaseClient, CallOptions, GenerateOptions, Messages
 from llmprod.errors import ForkedProcess
-from llmprod.provider import Provider
-from llmprod.providers._http import HTTPOptions
-from llmprod.providers._http_provider import Key
 from llmprod.response import Response
 from llmprod.sync_response import SyncResponse
-from llmprod.wrapper import Wrapper, describe
 
 __all__ = ["AsyncClient", "Client", "StreamCall"]
 
@@ -41,7 +36,7 @@ class StreamCall:
             await self._response.aclose()
 
 
-class AsyncClient:
+class AsyncClient(BaseClient):
     """Production behaviour around a model, on asyncio and trio.
 
     Args:
@@ -61,29 +56,6 @@ class AsyncClient:
         MissingKey: an API needs a key and none is there.
     """
 
-    def __init__(
-        self,
-        model: str | Provider,
-        *,
-        fallbacks: Sequence[str | Provider] = (),
-        wrappers: Sequence[Wrapper] | None = None,
-        api_key: Key | None = None,
-        base_url: str | None = None,
-        http: HTTPOptions | None = None,
-        tags: Mapping[str, str] | None = None,
-        clock: Clock = SYSTEM_CLOCK,
-        random: Random = SYSTEM_RANDOM,
-    ) -> None:
-        self._core = Core(
-            model, fallbacks=fallbacks, wrappers=wrappers, api_key=api_key, base_url=base_url, http=http, tags=tags,
-            clock=clock, random=random,
-        )  # fmt: skip
-
-    @property
-    def provider(self) -> Provider:
-        """The stack that answers."""
-        return self._core.provider
-
     async def generate(self, messages: Messages, /, **options: Unpack[GenerateOptions]) -> Response:
         """Return a whole answer.
 
@@ -95,7 +67,7 @@ class AsyncClient:
             InvalidArgument: before anything is sent, naming the field.
             CallError: the call failed; ``error.trace`` tells what was tried.
         """
-        return await self._core.call(lambda: self._core.generate_request(messages, options, stream=False), options)
+        return await self._call(lambda: self._generate_request(messages, options, stream=False), options)
 
     def stream(self, messages: Messages, /, **options: Unpack[GenerateOptions]) -> StreamCall:
         """Open a stream: ``async with client.stream(...) as response``, then iterate it.
@@ -103,24 +75,18 @@ class AsyncClient:
         Arguments and errors as with :meth:`generate`. Once content was shown, a failure is
         :class:`StreamInterrupted`, which carries the partial answer.
         """
-        return StreamCall(
-            lambda: self._core.call(lambda: self._core.generate_request(messages, options, stream=True), options)
-        )
+        return StreamCall(lambda: self._call(lambda: self._generate_request(messages, options, stream=True), options))
 
     async def embed(
         self, inputs: str | Sequence[str], /, *, dimensions: int | None = None, **options: Unpack[CallOptions]
     ) -> Response:
         """Return one embedding for each input, in ``response.embeddings``."""
-        return await self._core.call(lambda: self._core.embed_request(inputs, dimensions, options), options)
-
-    def describe(self) -> str:
-        """Draw the stack as a tree, outermost first."""
-        return describe(self._core.provider)
+        return await self._call(lambda: self._embed_request(inputs, dimensions, options), options)
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop. Calls made after it raise :class:`ClientClosed`."""
-        self._core.closed = True
-        await self._core.provider.aclose()
+        self._closed = True
+        await self._provider.aclose()
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -128,11 +94,8 @@ class AsyncClient:
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    def __repr__(self) -> str:
-        return f"<AsyncClient {self._core.provider.name}>"
 
-
-class Client:
+class Client(BaseClient):
     """Production behaviour around a model, for synchronous code: scripts, threads, notebooks.
 
     The same stack as :class:`AsyncClient`, run by one background event loop that all clients of the process share. Safe
@@ -155,32 +118,10 @@ class Client:
         MissingKey: an API needs a key and none is there.
     """
 
-    def __init__(
-        self,
-        model: str | Provider,
-        *,
-        fallbacks: Sequence[str | Provider] = (),
-        wrappers: Sequence[Wrapper] | None = None,
-        api_key: Key | None = None,
-        base_url: str | None = None,
-        http: HTTPOptions | None = None,
-        tags: Mapping[str, str] | None = None,
-        clock: Clock = SYSTEM_CLOCK,
-        random: Random = SYSTEM_RANDOM,
-    ) -> None:
-        self._core = Core(
-            model, fallbacks=fallbacks, wrappers=wrappers, api_key=api_key, base_url=base_url, http=http, tags=tags,
-            clock=clock, random=random,
-        )  # fmt: skip
-        self._loop: Background | None = None
-
-    @property
-    def provider(self) -> Provider:
-        """The stack that answers."""
-        return self._core.provider
+    _loop: Background | None = None
 
     def _run(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
-        if self._core.pid != os.getpid():
+        if self._pid != os.getpid():
             raise ForkedProcess("a Client")
         if self._loop is None:
             self._loop = background()
@@ -189,43 +130,36 @@ class Client:
 
     def generate(self, messages: Messages, /, **options: Unpack[GenerateOptions]) -> Response:
         """Return a whole answer; see :meth:`AsyncClient.generate`."""
-        request = self._core.generate_request(messages, options, stream=False)
-        return self._run(self._core.call, lambda: request, options)
+        request = self._generate_request(messages, options, stream=False)
+        return self._run(self._call, lambda: request, options)
 
     def stream(self, messages: Messages, /, **options: Unpack[GenerateOptions]) -> SyncResponse:
         """Open a stream: ``with client.stream(...) as response``, then iterate it; see :meth:`AsyncClient.stream`."""
-        request = self._core.generate_request(messages, options, stream=True)
-        response = self._run(self._core.call, lambda: request, options)
+        request = self._generate_request(messages, options, stream=True)
+        response = self._run(self._call, lambda: request, options)
         return SyncResponse(response, cast("Background", self._loop))
 
     def embed(
         self, inputs: str | Sequence[str], /, *, dimensions: int | None = None, **options: Unpack[CallOptions]
     ) -> Response:
         """Return one embedding for each input, in ``response.embeddings``."""
-        request = self._core.embed_request(inputs, dimensions, options)
-        return self._run(self._core.call, lambda: request, options)
-
-    def describe(self) -> str:
-        """Draw the stack as a tree, outermost first."""
-        return describe(self._core.provider)
+        request = self._embed_request(inputs, dimensions, options)
+        return self._run(self._call, lambda: request, options)
 
     def close(self) -> None:
         """Close the connections. Calls made after it raise :class:`ClientClosed`."""
-        if not self._core.closed:
-            self._core.closed = True
+        if not self._closed:
+            self._closed = True
             if self._loop is not None:
-                self._loop.run(self._core.provider.aclose)
+                self._loop.run(self._provider.aclose)
 
     async def aclose(self) -> None:
         """Close the connections, on the background loop; called at the interpreter's exit."""
-        self._core.closed = True
-        await self._core.provider.aclose()
+        self._closed = True
+        await self._provider.aclose()
 
     def __enter__(self) -> Client:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def __repr__(self) -> str:
-        return f"<Client {self._core.provider.name}>"

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias, cast
 from llmprod._validate import between, flag, whole
 from llmprod.errors import InvalidArgument
 from llmprod.schema import OutputSchema, Tool
-from llmprod.types import Image, Message
+from llmprod.types import Message
 
 __all__ = ["EmbedRequest", "GenerateRequest", "ReasoningEffort", "Request"]
 
@@ -121,10 +121,6 @@ class GenerateRequest:
         # Not by truth or equality: a temperature of 0 asks for something, and so does "no parallel tool calls".
         names = {item.name for item in fields(self) if (value := getattr(self, item.name)) is not None and value != ()}
         return names - {"messages", "extra", "drop_unsupported", *(() if self.stream else ("stream",))}
-
-    def has_images(self) -> bool:
-        """True if a message carries an image."""
-        return any(isinstance(part, Image) for message in self.messages for part in message.parts)
 
     def __repr__(self) -> str:
         return f"GenerateRequest({len(self.messages)} messages, {', '.join(sorted(self.used())) or 'defaults'})"

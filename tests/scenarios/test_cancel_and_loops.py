@@ -105,7 +105,7 @@ def test_event_loops_side_by_side() -> None:
                 async with ours.stream("Hi.") as stream:
                     await stream.read()
                 answers.append(stream.text)
-            await ours._core.provider.aclose()  # this loop's connections alone
+            await ours.provider.aclose()  # this loop's connections alone
 
         threads = [
             threading.Thread(target=anyio.run, args=(many,), kwargs={"backend": name})

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import anyio
 from anyio.lowlevel import current_token
 
+from llmprod._validate import whole
 from llmprod.errors import ForkedProcess, IdleTimeout, InvalidArgument, ProtocolError
 
 __all__ = ["HTTP", "Engine", "HTTPOptions", "HeaderList", "Reply", "check_address", "check_headers", "read_all"]
@@ -117,11 +118,9 @@ class HTTPOptions:
             raise InvalidArgument("http.verify", type(self.verify).__name__, "True, False or an ssl.SSLContext")
         if self.proxy is not None and "://" not in self.proxy:
             raise InvalidArgument("http.proxy", "a value without a scheme", "a URL such as http://proxy:3128")
-        if self.max_connections is not None and self.max_connections < 1:
-            raise InvalidArgument("http.max_connections", str(self.max_connections), "a whole number from 1, or None")
-        if self.max_keepalive < 0:
-            raise InvalidArgument("http.max_keepalive", str(self.max_keepalive), "a whole number from 0")
-        if not self.keepalive >= 0:
+        whole("http.max_connections", self.max_connections, 1, optional=True)
+        whole("http.max_keepalive", self.max_keepalive, 0)
+        if not self.keepalive >= 0:  # infinity is allowed: never
             raise InvalidArgument("http.keepalive", str(self.keepalive), "seconds from 0")
 
 
