@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol, TypeAlias
 
 from llmprod import _validate
 from llmprod.clock import SYSTEM_CLOCK, SYSTEM_RANDOM, Clock, Random
+from llmprod.decisions import AttemptRefused, Decision, Listener
 from llmprod.errors import DeadlineExceeded
 from llmprod.trace import Trace
 
-__all__ = ["CallState", "Context"]
+__all__ = ["CallState", "Context", "Extra", "ExtraAttempts", "Lane"]
+
+Extra: TypeAlias = Literal["retry", "failover", "hedge", "resume"]
+"""What a call may want a further attempt for."""
+
+
+class ExtraAttempts(Protocol):
+    """What gives leave for further attempts; :class:`llmprod.RetryBudget` does."""
+
+    def withdraw(self, kind: Extra) -> bool:
+        """Take leave for one further attempt; False if there is none."""
+        ...
+
+    def refund(self) -> None:
+        """Give leave back for an attempt that did not reach a provider."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """One of several attempts of a call that run side by side (a hedged call's primary and its hedge).
+
+    Attributes:
+        other: the lane beside it, whose target it must not ask.
+        asking: ``id`` of the target that this lane is asking.
+    """
+
+    other: Lane | None = None
+    asking: int | None = None
 
 
 @dataclass(slots=True)
@@ -25,6 +56,9 @@ class CallState:
         failures: failed attempts by ``id`` of the target.
         silent: ``id`` of targets that are not to be asked again in this call.
         held: by ``id`` of a target that asked for a wait: when on the clock it ends, and the error that asked.
+        attempts: attempts that reached a provider so far, each of which may be billed.
+        cap: no more attempts than this; None for no cap.
+        budget: gives leave for each attempt after the first; None where nothing asks for leave.
     """
 
     started: float
@@ -33,6 +67,9 @@ class CallState:
     failures: dict[int, int] = field(default_factory=dict[int, int])
     silent: set[int] = field(default_factory=set[int])
     held: dict[int, tuple[float, Exception]] = field(default_factory=dict[int, tuple[float, Exception]])
+    attempts: int = 0
+    cap: int | None = None
+    budget: ExtraAttempts | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +86,10 @@ class Context:
         tags: the caller's labels (user, tenant, endpoint, session …), for limits, budgets and telemetry.
         prompt: name and version of the prompt, for telemetry and evaluation.
         lineage: ids of the retrieved documents that the prompt was built from.
+        priority: who goes first where calls wait in line; higher first, 0 for most.
+        listeners: are told every decision of the call.
+        lane: which of several attempts side by side this is; None where there is but one.
+        insist: ask even a target whose circuit breaker is open, because all are.
     """
 
     clock: Clock
@@ -60,6 +101,10 @@ class Context:
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
     prompt: tuple[str, str] | None = None
     lineage: tuple[str, ...] = ()
+    priority: int = 0
+    listeners: tuple[Listener, ...] = ()
+    lane: Lane | None = None
+    insist: bool = False
 
     @classmethod
     def new(
@@ -71,6 +116,8 @@ class Context:
         tags: Mapping[str, str] | None = None,
         prompt: tuple[str, str] | None = None,
         lineage: tuple[str, ...] = (),
+        priority: int = 0,
+        listeners: tuple[Listener, ...] = (),
     ) -> Context:
         """Begin a call that must be over in ``seconds`` (None: no limit).
 
@@ -87,6 +134,8 @@ class Context:
             tags=tags or {},
             prompt=prompt,
             lineage=lineage,
+            priority=priority,
+            listeners=listeners,
         )
 
     @property
@@ -113,3 +162,37 @@ class Context:
         """Raise DeadlineExceeded if the deadline is past."""
         if self.deadline is not None and self.deadline <= self.clock.now():
             raise DeadlineExceeded(detail=f"before asking {target}")
+
+    def decided(self, kind: type[Decision], target: str, /, **values: Any) -> None:
+        """Note a decision in the trace and tell the listeners: ``context.decided(CallWaited, name, seconds=0.2)``."""
+        decision = kind(at=self.elapsed, target=target, **values)
+        self.call.trace.decided(decision)
+        for listener in self.listeners:
+            try:
+                listener(decision, self)
+            except Exception as error:  # noqa: BLE001 - a broken listener must not break calls
+                _log.error("a listener raised %s on %s", type(error).__name__, type(decision).__name__)
+
+    def extra_attempt(self, kind: Extra, target: str, *, needs: float = 0.0) -> bool:
+        """Ask for leave to make one more attempt; a refusal is noted.
+
+        Args:
+            kind: what it is for.
+            target: the target that it would go to.
+            needs: seconds that it needs at least, waits before it included; compared with the time left.
+        """
+        call = self.call
+        reason: Literal["attempts", "budget", "deadline"]
+        if call.cap is not None and call.attempts >= call.cap:
+            reason = "attempts"
+        elif self.deadline is not None and self.deadline - self.clock.now() <= needs:
+            reason = "deadline"
+        elif call.budget is not None and call.attempts and not call.budget.withdraw(kind):
+            reason = "budget"
+        else:
+            return True
+        self.decided(AttemptRefused, target, kind=kind, reason=reason)
+        return False
+
+
+_log = logging.getLogger("llmprod")

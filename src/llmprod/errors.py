@@ -354,6 +354,12 @@ class AttemptTimedOut(CallTimeout):
     what = "the attempt took too long"
 
 
+class StreamTooSlow(CallTimeout):
+    """The answer moved, but slower than the least rate asked for."""
+
+    what = "the answer crawled"
+
+
 class DeadlineExceeded(CallTimeout):
     """The whole call's time is up."""
 
@@ -377,6 +383,40 @@ class CircuitOpen(Rejected):
     """The target's circuit breaker is open; ``retry_after`` says for how long."""
 
     what = "the circuit breaker is open"
+
+
+class RateLimitExceeded(Rejected):
+    """A rate limit of this application has no room for the call; ``retry_after`` says for how long.
+
+    Attributes:
+        dimension: what is used up: ``requests``, ``input_tokens``, ``output_tokens``, ``tokens``, ``cost`` or
+            ``concurrent``.
+    """
+
+    what = "over the application's own rate limit"
+
+    def __init__(self, *, dimension: str | None = None, **fields: Any) -> None:
+        super().__init__(**fields)
+        self.dimension: str | None = dimension
+
+
+class BulkheadFull(Rejected):
+    """As many calls as are allowed are under way, and as many as may wait are waiting."""
+
+    what = "too many calls under way"
+
+
+class Shed(Rejected):
+    """The call was given up before it was sent: no time was left for an answer, or the target is overloaded."""
+
+    what = "given up before it was sent"
+
+
+class NoUsableKey(Rejected):
+    """Every credential of a pool is quarantined or paused; ``retry_after`` says until when."""
+
+    origin: Origin = "app"
+    what = "no usable key"
 
 
 # ---- the call as a whole --------------------------------------------------------------------------------------------
@@ -443,10 +483,11 @@ class InvalidOutput(CallError):
 
 
 __all__ = [
-    "AllTargetsFailed", "AttemptTimedOut", "AuthenticationFailed", "BadRequest", "CallError", "CallTimeout",
-    "CircuitOpen", "ClientClosed", "ConnectError", "ConnectTimeout", "ContentFiltered", "ContextTooLong",
-    "DeadlineExceeded", "FirstTokenTimeout", "ForkedProcess", "IdleTimeout", "InvalidArgument",
-    "InvalidOutput", "LLMProdError", "MissingKey", "NotFound", "Origin", "Overloaded", "PermissionDenied",
-    "ProtocolError", "ProviderError", "QuotaExhausted", "RateLimited", "ReadError", "Rejected", "ServerError",
-    "StreamInterrupted", "TransportError", "TruncatedAnswer", "UnsupportedParameter", "machine_token",
+    "AllTargetsFailed", "AttemptTimedOut", "AuthenticationFailed", "BadRequest", "BulkheadFull", "CallError",
+    "CallTimeout", "CircuitOpen", "ClientClosed", "ConnectError", "ConnectTimeout", "ContentFiltered",
+    "ContextTooLong", "DeadlineExceeded", "FirstTokenTimeout", "ForkedProcess", "IdleTimeout", "InvalidArgument",
+    "InvalidOutput", "LLMProdError", "MissingKey", "NoUsableKey", "NotFound", "Origin", "Overloaded",
+    "PermissionDenied", "ProtocolError", "ProviderError", "QuotaExhausted", "RateLimitExceeded", "RateLimited",
+    "ReadError", "Rejected", "ServerError", "Shed", "StreamInterrupted", "StreamTooSlow", "TransportError",
+    "TruncatedAnswer", "UnsupportedParameter", "machine_token",
 ]  # fmt: skip

@@ -163,6 +163,7 @@ class BaseProvider(ABC):
         attempt = context.call.trace.begin(self.name, clock.now() - started)
         try:
             request, dropped = self.capabilities.fit(request, self.name)
+            context.call.attempts += 1
             response = await self._send(request, context, dropped)
         except Exception as error:
             attempt.failed(error, clock.now() - started)

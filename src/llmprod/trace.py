@@ -10,6 +10,7 @@ from llmprod.errors import CallError
 from llmprod.verdict import Action, classify
 
 if TYPE_CHECKING:
+    from llmprod.decisions import Decision
     from llmprod.response import Outcome
     from llmprod.usage import Usage
 
@@ -74,12 +75,19 @@ class Attempt:
 
 
 class Trace:
-    """The attempts of one call in order; ``print(response.trace)`` shows them as a table."""
+    """The attempts of one call in order, and what was decided between them; ``print(response.trace)`` shows a table.
 
-    __slots__ = ("_wait", "entries")
+    Attributes:
+        entries: attempts, and targets that were skipped.
+        decisions: what the wrappers decided, in order; see :class:`llmprod.Decision`.
+    """
+
+    __slots__ = ("_places", "_wait", "decisions", "entries")
 
     def __init__(self) -> None:
         self.entries: list[Attempt] = []
+        self.decisions: list[Decision] = []
+        self._places: list[int] = []
         self._wait = 0.0
 
     @property
@@ -99,6 +107,11 @@ class Trace:
         skip = Attempt(target, started, self._wait, state="skipped", seconds=0.0, reason=reason, error=error)
         self._wait = 0.0
         self.entries.append(skip)
+
+    def decided(self, decision: Decision) -> None:
+        """Note a decision; ``context.decided`` makes it and tells the listeners too."""
+        self.decisions.append(decision)
+        self._places.append(len(self.entries))
 
     def waited(self, seconds: float) -> None:
         """Note a backoff; it is shown with the entry that follows."""
@@ -141,7 +154,20 @@ class Trace:
             ]
             for number, row in enumerate(self.rows(), 1)
         ]
-        return [head, *body]
+        return [head, *self._among(body)]
+
+    def _among(self, body: list[list[str]]) -> list[list[str]]:
+        """The attempts' rows, with those of the decisions where they were made."""
+        merged: list[list[str]] = []
+        decided = 0
+        for place in range(len(body) + 1):
+            while decided < len(self.decisions) and self._places[decided] <= place:
+                decision = self.decisions[decided]
+                merged.append(["", _seconds(decision.at), "", decision.target, str(decision), "", "", "", ""])
+                decided += 1
+            if place < len(body):
+                merged.append(body[place])
+        return merged
 
     def __str__(self) -> str:
         cells = self._cells()
@@ -156,11 +182,12 @@ class Trace:
     def _repr_html_(self) -> str:
         head, *body = self._cells()
         colours = {"ok": "#2e7d32", "skipped": "#757575", "running": "#1565c0"}
+        states = {str(number): entry.state for number, entry in enumerate(self.entries, 1)}
         rows = "".join(
-            f'<tr style="color:{colours.get(entry.state, "#c62828")}">'
+            f'<tr style="color:{colours.get(states[row[0]], "#c62828") if row[0] else "#757575"}">'
             + "".join(f'<td style="text-align:left">{html.escape(cell)}</td>' for cell in row)
             + "</tr>"
-            for entry, row in zip(self.entries, body, strict=True)
+            for row in body
         )
         titles = "".join(f'<th style="text-align:left">{cell}</th>' for cell in head)
         return f"<table><thead><tr>{titles}</tr></thead><tbody>{rows}</tbody></table>"

@@ -27,9 +27,11 @@ class Phase(IntEnum):
     CACHE = 500
     OUTPUT_GUARD = 600
     BUDGET = 700
+    RESUME = 750
     RETRY = 800
     HEDGE = 900
     ROUTE = 1000
+    LOAD_SHED = 1050
     RATE_LIMIT = 1100
     BULKHEAD = 1200
     CIRCUIT_BREAKER = 1300

@@ -1,0 +1,356 @@
+"""What the wrappers decided in a call: one frozen record a decision, for traces, listeners and metrics.
+
+A decision is what changed the course of a call: a wait, a refusal, another target, a breaker that opened. Leave that is
+given as usual is none. Records hold names, numbers and fixed words, never prompt text, keys or headers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from llmprod.context import Context
+
+__all__ = [
+    "AttemptRefused", "BreakerChanged", "CallShed", "CallWaited", "ChaosInjected", "ConcurrencyChanged", "Decision",
+    "HedgeEnded", "HedgeStarted", "KeyQuarantined", "LeastBadTried", "LimitCalibrated", "LimitRefused",
+    "LimitStoreChanged", "LimitWaited", "Listener", "QuotaPaused", "ResumeRefused", "RetryScheduled", "StreamHeld",
+    "StreamResumed", "TargetChosen", "TargetPaused",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """One decision.
+
+    Attributes:
+        at: seconds since the call began.
+        target: the target that it is about.
+    """
+
+    wrapper: ClassVar[str] = ""
+    """The wrapper that decided."""
+
+    at: float
+    target: str
+
+    def values(self) -> dict[str, Any]:
+        """Return what was decided, by field, less time and target."""
+        return {
+            item.name: value
+            for item in fields(self)
+            if item.name not in ("at", "target") and (value := getattr(self, item.name)) is not None
+        }
+
+    def __str__(self) -> str:
+        told = ", ".join(f"{name} {_shown(value)}" for name, value in self.values().items())
+        return f"{type(self).__name__}: {told}" if told else type(self).__name__
+
+
+def _shown(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+Listener: TypeAlias = Callable[[Decision, "Context"], None]
+"""Is told every decision as it is made. It must not await; what it raises is logged and changes nothing."""
+
+
+# ---- attempts --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryScheduled(Decision):
+    """Another round begins after a wait.
+
+    Attributes:
+        round: number of the round to come, from 2.
+        delay: seconds of wait.
+        error: class of the error that is retried.
+    """
+
+    wrapper: ClassVar[str] = "Retry"
+    round: int
+    delay: float
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRefused(Decision):
+    """A further attempt was wanted and not started.
+
+    Attributes:
+        kind: what wanted it.
+        reason: ``attempts`` (the call's cap is reached), ``budget`` (the retry budget is empty), ``deadline`` (the time
+            left is shorter than an attempt takes), ``retry_after`` (the wait asked for is too long).
+    """
+
+    wrapper: ClassVar[str] = "Retry"
+    kind: Literal["retry", "failover", "hedge", "resume"]
+    reason: Literal["attempts", "budget", "deadline", "retry_after"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerChanged(Decision):
+    """A circuit breaker changed its state.
+
+    Attributes:
+        before, after: ``closed``, ``open``, ``half_open`` …
+        reason: what made it, such as ``failures in a row``.
+    """
+
+    wrapper: ClassVar[str] = "CircuitBreaker"
+    before: str
+    after: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeastBadTried(Decision):
+    """Every candidate refused locally, so the one that is nearest to recovery is asked all the same."""
+
+    wrapper: ClassVar[str] = "Failover"
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetChosen(Decision):
+    """A balancer chose among several targets.
+
+    Attributes:
+        policy: how, such as ``p2c``, ``weighted``, ``sticky``.
+        of: number of targets that could be asked.
+        cost: what the policy compared, where it compares.
+    """
+
+    wrapper: ClassVar[str] = "Balance"
+    policy: str
+    of: int
+    cost: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetPaused(Decision):
+    """A target asked to be left alone.
+
+    Attributes:
+        seconds: for how long.
+    """
+
+    wrapper: ClassVar[str] = "Failover"
+    seconds: float
+
+
+# ---- keys ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyQuarantined(Decision):
+    """A credential was refused and is left out.
+
+    Attributes:
+        key: the credential's label, never the credential.
+        seconds: until it is tried again.
+        error: class of the refusal.
+    """
+
+    wrapper: ClassVar[str] = "KeyPool"
+    key: str
+    seconds: float
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaPaused(Decision):
+    """Credentials that share a quota are left alone.
+
+    Attributes:
+        group: the quota group.
+        seconds: for how long.
+    """
+
+    wrapper: ClassVar[str] = "KeyPool"
+    group: str
+    seconds: float
+
+
+# ---- hedging ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HedgeStarted(Decision):
+    """No first token came in time, so another deployment is asked as well.
+
+    Attributes:
+        delay: seconds after which the hedge began.
+    """
+
+    wrapper: ClassVar[str] = "Hedge"
+    delay: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HedgeEnded(Decision):
+    """A hedged call has its answer (or none).
+
+    Attributes:
+        winner: ``primary``, ``hedge`` or ``none``.
+    """
+
+    wrapper: ClassVar[str] = "Hedge"
+    winner: Literal["primary", "hedge", "none"]
+
+
+# ---- limits ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitWaited(Decision):
+    """A call waited for a rate limit.
+
+    Attributes:
+        seconds: how long.
+        dimension: the dimension that was short.
+    """
+
+    wrapper: ClassVar[str] = "RateLimit"
+    seconds: float
+    dimension: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitRefused(Decision):
+    """A rate limit refused a call.
+
+    Attributes:
+        dimension: the dimension that was short.
+        retry_after: seconds until it would have leave, where known.
+    """
+
+    wrapper: ClassVar[str] = "RateLimit"
+    dimension: str
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitCalibrated(Decision):
+    """The provider told less than the limiter believed, and was believed.
+
+    Attributes:
+        dimension: which allowance.
+        before, after: what is left of it.
+    """
+
+    wrapper: ClassVar[str] = "RateLimit"
+    dimension: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitStoreChanged(Decision):
+    """The shared store of limits was lost, or came back.
+
+    Attributes:
+        state: ``lost`` or ``back``.
+        mode: what happens meanwhile: ``local_share`` or ``refuse``.
+    """
+
+    wrapper: ClassVar[str] = "RateLimit"
+    state: Literal["lost", "back"]
+    mode: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallWaited(Decision):
+    """A call waited for a place among those under way.
+
+    Attributes:
+        seconds: how long.
+    """
+
+    wrapper: ClassVar[str] = "Bulkhead"
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallShed(Decision):
+    """A call was refused to protect the target or the others.
+
+    Attributes:
+        reason: ``queue full``, ``too late`` (its deadline leaves no time), ``waited too long``, ``throttled``.
+        waited: seconds that it had waited.
+        probability: of being refused, for a throttle.
+    """
+
+    wrapper: ClassVar[str] = "Bulkhead"
+    reason: Literal["queue full", "too late", "waited too long", "throttled"]
+    waited: float = 0.0
+    probability: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConcurrencyChanged(Decision):
+    """An adaptive limit of calls under way moved.
+
+    Attributes:
+        before, after: calls at once.
+    """
+
+    wrapper: ClassVar[str] = "Bulkhead"
+    before: int
+    after: int
+
+
+# ---- streams ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamHeld(Decision):
+    """A stream broke while its first events were still held back, so the caller saw nothing of it.
+
+    Attributes:
+        events: number of events that were dropped.
+    """
+
+    wrapper: ClassVar[str] = "Resume"
+    events: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamResumed(Decision):
+    """An interrupted stream goes on.
+
+    Attributes:
+        plan: how.
+        error: class of what interrupted it.
+    """
+
+    wrapper: ClassVar[str] = "Resume"
+    plan: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumeRefused(Decision):
+    """An interrupted stream could not be resumed.
+
+    Attributes:
+        reason: why, in fixed words.
+    """
+
+    wrapper: ClassVar[str] = "Resume"
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChaosInjected(Decision):
+    """A fault was injected on purpose.
+
+    Attributes:
+        kind: ``fault``, ``outcome``, ``latency``, ``cut`` or ``drip``.
+    """
+
+    wrapper: ClassVar[str] = "Chaos"
+    kind: str
