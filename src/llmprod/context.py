@@ -54,6 +54,7 @@ class CallState:
         retries_left: rounds that a Retry outside still has, so that a Failover inside knows whether to leave a
             transient failure to it.
         failures: failed attempts by ``id`` of the target.
+        errors: the last failure by ``id`` of the target.
         silent: ``id`` of targets that are not to be asked again in this call.
         held: by ``id`` of a target that asked for a wait: when on the clock it ends, and the error that asked.
         attempts: attempts that reached a provider so far, each of which may be billed.
@@ -65,6 +66,7 @@ class CallState:
     trace: Trace = field(default_factory=Trace)
     retries_left: int = 0
     failures: dict[int, int] = field(default_factory=dict[int, int])
+    errors: dict[int, Exception] = field(default_factory=dict[int, Exception])
     silent: set[int] = field(default_factory=set[int])
     held: dict[int, tuple[float, Exception]] = field(default_factory=dict[int, tuple[float, Exception]])
     attempts: int = 0

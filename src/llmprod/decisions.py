@@ -32,6 +32,8 @@ class Decision:
 
     wrapper: ClassVar[str] = ""
     """The wrapper that decided."""
+    shown: ClassVar[bool] = True
+    """It has a row in a printed trace; False where other columns tell it."""
 
     at: float
     target: str
@@ -71,6 +73,7 @@ class RetryScheduled(Decision):
     """
 
     wrapper: ClassVar[str] = "Retry"
+    shown: ClassVar[bool] = False
     round: int
     delay: float
     error: str
@@ -125,6 +128,7 @@ class TargetChosen(Decision):
     """
 
     wrapper: ClassVar[str] = "Balance"
+    shown: ClassVar[bool] = False
     policy: str
     of: int
     cost: float | None = None

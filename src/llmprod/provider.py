@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from llmprod.context import Context
 from llmprod.errors import TruncatedAnswer, UnsupportedParameter
@@ -137,7 +138,12 @@ class BaseProvider(ABC):
     """A provider that answers by itself, rather than by asking others. Subclass it for a backend of your own.
 
     It checks the request against the capabilities and records the attempt; a subclass implements :meth:`_send`.
+
+    Attributes:
+        free: asking it costs nothing and loads nobody, so it needs no leave of a retry budget; only fixed answers do.
     """
+
+    free: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -148,6 +154,11 @@ class BaseProvider(ABC):
     @abstractmethod
     def capabilities(self) -> Capabilities:
         """What it can do."""
+
+    @property
+    def identity(self) -> Hashable:
+        """What makes it one deployment: breakers and limits of two providers with the same identity may be shared."""
+        return id(self)
 
     @abstractmethod
     async def _send(self, request: Request, context: Context, dropped: tuple[str, ...]) -> Response:
@@ -163,7 +174,8 @@ class BaseProvider(ABC):
         attempt = context.call.trace.begin(self.name, clock.now() - started)
         try:
             request, dropped = self.capabilities.fit(request, self.name)
-            context.call.attempts += 1
+            if not self.free:
+                context.call.attempts += 1
             response = await self._send(request, context, dropped)
         except Exception as error:
             attempt.failed(error, clock.now() - started)

@@ -163,7 +163,8 @@ class Trace:
         for place in range(len(body) + 1):
             while decided < len(self.decisions) and self._places[decided] <= place:
                 decision = self.decisions[decided]
-                merged.append(["", _seconds(decision.at), "", decision.target, str(decision), "", "", "", ""])
+                if decision.shown:
+                    merged.append(["", _seconds(decision.at), "", decision.target, str(decision), "", "", "", ""])
                 decided += 1
             if place < len(body):
                 merged.append(body[place])

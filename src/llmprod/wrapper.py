@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from enum import IntEnum
 from typing import ClassVar
 
@@ -14,7 +14,9 @@ from llmprod.provider import Capabilities, Provider
 from llmprod.request import Request
 from llmprod.response import Response
 
-__all__ = ["Phase", "Stack", "StackOrderWarning", "WrappedProvider", "Wrapper", "describe", "leaves", "lint"]
+__all__ = [
+    "Phase", "Stack", "StackOrderWarning", "WrappedProvider", "Wrapper", "deployment", "describe", "leaves", "lint",
+]  # fmt: skip
 
 
 class Phase(IntEnum):
@@ -153,6 +155,11 @@ def leaves(provider: Provider) -> Iterator[Provider]:
         yield provider
     for child in children:
         yield from leaves(child)
+
+
+def deployment(provider: Provider) -> Hashable:
+    """Return what tells the deployment behind ``provider`` apart: provider, address, model and credential."""
+    return tuple(getattr(leaf, "identity", id(leaf)) for leaf in leaves(provider))
 
 
 def describe(provider: Provider) -> str:

@@ -123,6 +123,10 @@ async def test_attempts_add_and_never_multiply():
     a, b = (Scripted(then=Overloaded(), name=name) for name in "ab")
     with pytest.raises(AllTargetsFailed):
         await ask(Retry(3)(Failover(a, b)))
+    assert calls(a, b) == [3, 2]  # five in all, as in gRPC
+    a, b = (Scripted(then=Overloaded(), name=name) for name in "ab")
+    with pytest.raises(AllTargetsFailed):
+        await ask(Retry(3, attempts_at_most=9)(Failover(a, b)))
     assert calls(a, b) == [3, 3]
 
 

@@ -24,6 +24,7 @@ from llmprod import (
     classify,
 )
 from llmprod.events import Start
+from llmprod.mechanisms.retry_budget import RetryBudget
 from llmprod.testing.scripted import HANG, Scripted
 from tests.wrappers.helpers import STREAM, WHOLE, Drawn, ask, context
 
@@ -169,7 +170,7 @@ async def test_concurrent_calls_share_nothing():
         return await Scripted(key).send(request, told)
 
     attempts: dict[str, int] = {}
-    provider = Retry(3)(Scripted(then=flaky))
+    provider = Retry(3, budget=RetryBudget(reserve=2 * count))(Scripted(then=flaky))
 
     async def one(number: int) -> None:
         response = await ask(provider, tags={"n": str(number)})

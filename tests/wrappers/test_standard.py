@@ -30,6 +30,10 @@ async def test_a_bad_day_of_the_first_target_is_not_the_callers():
     a = Scripted(RateLimited(retry_after=30), [HANG], ServerError(), ServerError(), then=Overloaded(), name="a")
     b = Scripted(then="B", name="b")
     made = client(a, b)
+    for _ in range(3):
+        assert (await made.generate("Hi", max_tokens=10)).text == "B"
+    assert a.calls == 1  # it asked all calls to leave it alone, not the one that it told
+    await anyio.sleep(30)
     for _ in range(20):
         assert (await made.generate("Hi", max_tokens=10)).text == "B"
     # Five failures in a row, the timeout among them, opened its circuit; every few seconds one call tries it.
@@ -70,8 +74,8 @@ async def test_when_all_is_lost_the_error_tells_all():
     with pytest.raises(AllTargetsFailed) as caught:
         await client(a, b).generate("Hi")
     assert [name for name, _ in caught.value.attempts] == ["a", "b"]
-    # a, b's first failure left to the retry; then both, twice.
-    assert [entry.target for entry in caught.value.trace.attempts] == ["a", "b", "a", "b", "a", "b"]
+    # a, b's first failure left to the retry; then both, then a: five attempts are all that a call may make.
+    assert [entry.target for entry in caught.value.trace.attempts] == ["a", "b", "a", "b", "a"]
 
 
 async def test_a_static_last_resort_answers_only_after_all_retries():

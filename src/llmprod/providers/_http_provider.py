@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from hashlib import blake2b
 from typing import Any
 
 import anyio
@@ -88,6 +89,8 @@ class HTTPProvider(BaseProvider):
         self._codec = codec
         self._capabilities = capabilities
         self._key = key
+        # A function may return another key each time: the function is what can be told apart.
+        self._credential = blake2b(key.encode(), digest_size=8).hexdigest() if isinstance(key, str) else id(key)
         self._authorize = authorize or _bearer
         self._headers = [
             ("content-type", "application/json"),
@@ -106,6 +109,11 @@ class HTTPProvider(BaseProvider):
     def capabilities(self) -> Capabilities:
         """What the target can do."""
         return self._capabilities
+
+    @property
+    def identity(self) -> Hashable:
+        """Provider, address, model and credential; the credential only as a digest."""
+        return (self.kind, self.base_url, self.model, self._credential)
 
     async def aclose(self) -> None:
         """Close the running event loop's connections."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from llmprod.context import Context
 from llmprod.errors import InvalidArgument, InvalidOutput, UnsupportedParameter
 from llmprod.events import Event, Finish, Start, TextDelta, UsageUpdate
@@ -29,6 +31,8 @@ class Static(BaseProvider):
     Raises:
         InvalidArgument: ``text`` is no string, or empty.
     """
+
+    free: ClassVar[bool] = True
 
     def __init__(self, text: str, *, name: str = "answer") -> None:
         if not isinstance(text, str) or not text:
