@@ -102,7 +102,7 @@ def test_a_released_permit_says_nothing():
 
 
 def test_open_time_doubles_with_each_failed_trial_up_to_its_bound():
-    made, clock = opened(open_for=5, open_for_at_most=20, consecutive_failures=1)
+    made, clock = opened(open_for=5, open_for_at_most=20, consecutive_failures=1, outage_share=None)
     bounds = []
     for _ in range(4):
         bounds.append(made.retry_after)
@@ -237,7 +237,14 @@ def test_options_out_of_range_are_refused(field, value):
 # ---- any interleaving -----------------------------------------------------------------------------------------------
 
 OPTIONS = BreakerOptions(
-    minimum_calls=4, consecutive_failures=3, window=10, open_for=2, open_for_at_most=8, trials=2, trial_for_at_most=20
+    minimum_calls=4,
+    consecutive_failures=3,
+    window=10,
+    open_for=2,
+    open_for_at_most=8,
+    trials=2,
+    trial_for_at_most=20,
+    outage_share=None,
 )
 
 
@@ -364,3 +371,203 @@ def test_it_opens_exactly_where_the_list_of_all_calls_says(steps, minimum, ratio
         assert made.state is expected
         if expected is OPEN:
             break
+
+
+# ---- growth in proportion to the outage ------------------------------------------------------------------------------
+
+
+def test_open_time_grows_with_the_outage_and_not_beyond_its_share():
+    made, clock = opened(open_for=5, consecutive_failures=1, outage_share=0.25)
+    began = clock.time
+    bounds = []
+    for _ in range(40):
+        outage = clock.time - began
+        assert made.retry_after <= max(10, 0.25 * outage) + 1e-9
+        bounds.append(made.retry_after)
+        clock.time += made.retry_after
+        assert made.state is HALF_OPEN
+        fail(made, 1)
+    assert bounds[0] <= 5
+    assert bounds[-1] > 60
+    assert max(bounds) <= 300
+
+
+# ---- slow first tokens -----------------------------------------------------------------------------------------------
+
+
+def begin_after(made: Breaker, *seconds: float) -> None:
+    for time in seconds:
+        permit = made.acquire()
+        assert permit is not None
+        permit.first_token(time)
+        permit.success()
+
+
+def test_slow_first_tokens_open_it():
+    made, _ = breaker(slow_first_token=2, slow_ratio=0.8, minimum_calls=5)
+    begin_after(made, 1, 3, 3, 3)
+    assert made.state is CLOSED  # too few
+    permit = made.acquire()
+    permit.first_token(2)  # not longer than the bound
+    permit.success()
+    begin_after(made, 3, 3, 3, 3)  # 7 of 9
+    assert made.state is CLOSED
+    begin_after(made, 3)  # 8 of 10
+    assert made.state is OPEN
+    assert made.changes[-1][2] == "slow first tokens"
+
+
+def test_it_opens_while_the_slow_answer_still_runs_and_its_end_decides_nothing():
+    made, _ = breaker(slow_first_token=2, minimum_calls=1)
+    permit = made.acquire()
+    permit.first_token(3)
+    assert made.state is OPEN
+    wait = made.retry_after
+    permit.success()
+    assert made.state is OPEN
+    assert made.retry_after == wait
+
+
+def test_without_a_bound_nothing_is_slow():
+    made, _ = breaker(minimum_calls=1)
+    begin_after(made, *[1e6] * 20)
+    assert made.state is CLOSED
+
+
+def test_a_slow_trial_opens_it_again():
+    made, _ = half_opened(slow_first_token=2)
+    permit = made.acquire()
+    permit.first_token(3)
+    assert made.state is OPEN
+    permit.success()
+    assert made.state is OPEN
+    assert made._trials == []
+
+
+def test_slow_ones_leave_the_window():
+    made, clock = breaker(slow_first_token=2, minimum_calls=4, window=60)
+    begin_after(made, 3, 3, 3)
+    clock.time += 61
+    begin_after(made, 3, 3, 3)
+    assert made.state is CLOSED
+
+
+# ---- by hand ---------------------------------------------------------------------------------------------------------
+
+
+def test_isolated_it_lets_nothing_through_for_as_long_as_somebody_wants():
+    made, clock = breaker()
+    running = made.acquire()
+    made.isolate()
+    clock.time += 1e6
+    assert made.state is BreakerState.ISOLATED
+    assert not made.ready
+    assert made.acquire() is None
+    assert made.acquire(insist=True) is None
+    assert made.retry_after == 0
+    running.success()
+    assert made.state is BreakerState.ISOLATED
+    made.close()
+    assert made.state is CLOSED
+    made.acquire().success()
+
+
+def test_disabled_it_counts_and_lets_all_through():
+    made, _ = breaker(consecutive_failures=2)
+    made.disable()
+    fail(made, 50)
+    assert made.state is BreakerState.DISABLED
+    assert made.ready
+    made.close()
+    assert made.state is CLOSED  # what was counted is forgotten
+    fail(made, 1)
+    assert made.state is CLOSED
+    fail(made, 1)
+    assert made.state is OPEN
+
+
+def test_closing_an_open_one_by_hand_starts_afresh():
+    made, _ = opened(open_for=5, open_for_at_most=300, outage_share=None)
+    made.close()
+    fail(made, 5)
+    assert made.retry_after <= 5
+
+
+# ---- insisting -------------------------------------------------------------------------------------------------------
+
+
+def test_insisting_lets_a_few_through_an_open_one():
+    made, clock = opened(trials=2)
+    assert made.acquire() is None
+    first, second = made.acquire(insist=True), made.acquire(insist=True)
+    assert first
+    assert second
+    assert made.acquire(insist=True) is None
+    wait = made.retry_after
+    first.failure()
+    assert (made.state, made.retry_after) == (OPEN, wait)  # a failure prolongs nothing
+    second.release()
+    assert made.acquire(insist=True)
+    clock.time += made.options.trial_for_at_most
+    assert made._insisted  # one that never reported …
+    clock.time = made._open_until - 0.1
+    made._insisted[0].expires = clock.time
+    assert made.acquire(insist=True)  # … holds its place for a time only
+
+
+def test_an_insisted_success_begins_to_close_it():
+    made, _ = opened(successes_to_close=2)
+    made.acquire(insist=True).success()
+    assert made.state is HALF_OPEN
+    made.acquire().success()
+    assert made.state is CLOSED
+    made, _ = opened(successes_to_close=1)
+    made.acquire(insist=True).success()
+    assert made.state is CLOSED
+    assert [reason for *_, reason in made.changes][-2:] == ["answered while open", "successful trials"]
+
+
+def test_insisting_on_a_closed_one_is_an_ordinary_call():
+    made, _ = breaker()
+    permit = made.acquire(insist=True)
+    assert not permit.insisted
+    assert not permit.trial
+
+
+def test_a_late_insisted_result_decides_nothing():
+    made, clock = opened(successes_to_close=1)
+    late = made.acquire(insist=True)
+    clock.time += made.retry_after
+    assert made.state is HALF_OPEN
+    late.success()
+    assert made.state is HALF_OPEN
+    assert made._insisted == []
+
+
+def test_ready_tells_whether_a_call_would_go_through():
+    made, clock = opened(trials=1)
+    assert not made.ready
+    clock.time += made.retry_after
+    assert made.ready
+    trial = made.acquire()
+    assert not made.ready
+    trial.success()
+    assert made.ready
+
+
+def test_changes_are_kept_until_they_are_taken_the_last_ones_at_least():
+    made, clock = breaker(consecutive_failures=1)
+    for _ in range(40):
+        fail(made, 1)
+        clock.time += made.retry_after
+        assert made.state is HALF_OPEN
+    assert len(made.changes) == 16
+    assert made.changes[-1] == (OPEN, HALF_OPEN, "open time over")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("slow_first_token", 0), ("slow_ratio", 0), ("outage_share", 0), ("outage_share", 11)]
+)
+def test_new_options_out_of_range_are_refused(field, value):
+    with pytest.raises(InvalidArgument, match=rf"{field}: got .*; allowed: "):
+        BreakerOptions(**{field: value})

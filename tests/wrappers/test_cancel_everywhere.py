@@ -82,8 +82,8 @@ async def test_cancelled_anywhere(stack, request_):
             assert "abandoned" not in ended
             good, bad = 0, 0
             for breaker in breakers(provider):
-                assert breaker._trials == []
-                good, bad = good + sum(breaker._good), bad + sum(breaker._bad)
+                assert breaker._trials == breaker._insisted == []
+                good, bad = good + sum(breaker._good._counts), bad + sum(breaker._bad._counts)
             if breakers(provider) and stack != "breaker, half open":
                 assert good == ended.count("ok")
                 assert bad == ended.count("failed")

@@ -7,6 +7,7 @@ import pytest
 
 from llmprod import (
     Action,
+    AllTargetsFailed,
     AuthenticationFailed,
     BadRequest,
     Breaker,
@@ -16,6 +17,7 @@ from llmprod import (
     CircuitOpen,
     Failover,
     LoopClock,
+    OpenAI,
     Overloaded,
     RateLimited,
     ReadError,
@@ -24,6 +26,7 @@ from llmprod import (
     StreamInterrupted,
     Verdict,
 )
+from llmprod.decisions import BreakerChanged
 from llmprod.testing.scripted import HANG, Scripted
 from tests.wrappers.helpers import STREAM, WHOLE, Drawn, ask, context
 
@@ -37,7 +40,7 @@ def breaker(**options) -> Breaker:
 
 
 def counted(made: Breaker) -> tuple[int, int]:
-    return sum(made._good), sum(made._bad)
+    return sum(made._good._counts), sum(made._bad._counts)
 
 
 async def failing(stack, times: int = 2) -> None:
@@ -199,3 +202,95 @@ async def test_a_failover_skips_the_open_one():
     for _ in range(5):
         assert (await ask(stack)).text == "B"
     assert a.calls == 2
+
+
+# ---- which breaker ---------------------------------------------------------------------------------------------------
+
+
+def test_a_deployment_is_provider_address_model_and_credential():
+    wrapper = CircuitBreaker()
+
+    def of(model="m", **options):
+        return wrapper.breaker_of(OpenAI(model, **{"api_key": "k", "base_url": "http://x/v1", **options}))
+
+    assert of() is of()
+    assert of() is not of("n")
+    assert of() is not of(api_key="l")
+    assert of() is not of(base_url="http://y/v1")
+    assert wrapper(OpenAI("m", api_key="k", base_url="http://x/v1")).breaker is of()
+    assert CircuitBreaker().breaker_of(OpenAI("m", api_key="k")) is not of()
+
+
+def test_no_credential_is_in_an_identity():
+    assert "secret-key" not in repr(OpenAI("m", api_key="secret-key").identity)
+
+
+async def test_it_tells_each_change_once():
+    made = breaker()
+    provider = Scripted(ServerError(), ServerError(), then=["Hi"])
+    stack = CircuitBreaker(breaker=made)(provider)
+    told = context()
+    running = await CircuitBreaker(breaker=made)(Scripted(["Hi"])).send(STREAM, context())
+    for _ in range(2):
+        with pytest.raises(ServerError):
+            await stack.send(WHOLE, told)
+    await running.read()
+    await anyio.sleep(4)
+    response = await stack.send(STREAM, told)
+    await response.read()
+    changes = [decision for decision in told.trace.decisions if isinstance(decision, BreakerChanged)]
+    assert [(change.before, change.after, change.reason) for change in changes] == [
+        ("closed", "open", "failures in a row"),
+        ("open", "half_open", "open time over"),
+        ("half_open", "closed", "successful trials"),
+    ]
+    assert running.trace.decisions == []
+    assert "BreakerChanged: before closed, after open" in str(told.trace)
+
+
+async def test_slow_first_tokens_of_streams_open_it_and_whole_answers_are_not_measured():
+    stack = CircuitBreaker(slow_first_token=2, minimum_calls=2, clock=LoopClock())(Scripted(then=[3.0, "Hi"]))
+    for _ in range(5):
+        await ask(stack)
+    assert stack.breaker.state is CLOSED
+    for _ in range(2):
+        await ask(stack, STREAM)
+    assert stack.breaker.state is OPEN
+
+
+async def test_isolated_by_hand():
+    wrapper = CircuitBreaker()
+    provider = Scripted(then="Hi")
+    stack = wrapper(provider)
+    wrapper.breaker_of(provider).isolate()
+    with pytest.raises(CircuitOpen, match="isolated by hand") as caught:
+        await ask(stack)
+    assert caught.value.retry_after is None
+    assert provider.calls == 0
+
+
+async def test_where_all_are_open_the_least_bad_is_asked():
+    a, b = Scripted(ServerError(), then="A", name="a"), Scripted(*[ServerError()] * 3, then="B", name="b")
+    slow, quick = breaker(consecutive_failures=1, open_for=100), breaker(consecutive_failures=1, open_for=50)
+    stack = Failover(CircuitBreaker(breaker=slow)(a), CircuitBreaker(breaker=quick)(b))
+    with pytest.raises(AllTargetsFailed):
+        await ask(stack)
+    assert (slow.state, quick.state) == (OPEN, OPEN)
+    told = context()
+    with pytest.raises(AllTargetsFailed):
+        await stack.send(WHOLE, told)
+    assert (a.calls, b.calls) == (1, 2)
+    assert [type(decision).__name__ for decision in told.trace.decisions] == ["LeastBadTried"]
+    assert quick.retry_after == pytest.approx(37.5)  # the failure prolonged nothing
+    with pytest.raises(AllTargetsFailed):
+        await ask(stack)
+    assert (await ask(stack)).text == "B"
+    assert quick.state is CLOSED
+
+
+async def test_a_single_open_target_is_left_alone():
+    stack = Failover(CircuitBreaker(breaker=breaker(consecutive_failures=1))(Scripted(ServerError())))
+    with pytest.raises(ServerError):
+        await ask(stack)
+    with pytest.raises(AllTargetsFailed):
+        await ask(stack)

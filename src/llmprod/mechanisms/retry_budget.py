@@ -13,10 +13,9 @@ from typing import Literal
 
 from llmprod import _validate
 from llmprod.clock import SYSTEM_CLOCK, Clock
+from llmprod.mechanisms._buckets import Buckets
 
 __all__ = ["RetryBudget"]
-
-_SLOTS = 10
 
 
 class RetryBudget:
@@ -55,42 +54,29 @@ class RetryBudget:
         self.failover_ratio = failover_ratio
         self.window = window
         self._clock = clock
-        self._calls = [0] * _SLOTS
-        self._extra = [0] * _SLOTS
-        self._slot = 0
+        self._calls = Buckets(window)
+        self._extra = Buckets(window)
 
     def deposit(self) -> None:
         """Note that a call begins."""
-        self._roll()
-        self._calls[self._slot % _SLOTS] += 1
+        self._calls.add(self._clock.now())
 
     def balance(self, kind: Literal["retry", "failover", "hedge", "resume"] = "retry") -> float:
         """Further attempts of this kind that may be made now, never below 0."""
-        self._roll()
+        now = self._clock.now()
         ratio = self.failover_ratio if kind == "failover" else self.ratio
-        return max(0.0, self.reserve + ratio * sum(self._calls) - sum(self._extra))
+        return max(0.0, self.reserve + ratio * self._calls.total(now) - self._extra.total(now))
 
     def withdraw(self, kind: Literal["retry", "failover", "hedge", "resume"] = "retry") -> bool:
         """Take leave for one further attempt; False if there is none."""
         if self.balance(kind) < 1 - 1e-9:
             return False
-        self._extra[self._slot % _SLOTS] += 1
+        self._extra.add(self._clock.now())
         return True
 
     def refund(self) -> None:
         """Give leave back for an attempt that did not reach a provider."""
-        self._roll()
-        for back in range(_SLOTS):
-            place = (self._slot - back) % _SLOTS
-            if self._extra[place]:
-                self._extra[place] -= 1
-                return
-
-    def _roll(self) -> None:
-        now = int(self._clock.now() / self.window * _SLOTS)
-        for stale in range(max(self._slot + 1, now - _SLOTS + 1), now + 1):
-            self._calls[stale % _SLOTS] = self._extra[stale % _SLOTS] = 0
-        self._slot = max(self._slot, now)
+        self._extra.take(self._clock.now())
 
     def __repr__(self) -> str:
         return f"<RetryBudget of {self.balance():.3g}>"
