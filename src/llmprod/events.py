@@ -114,10 +114,17 @@ class Finish:
 
 @dataclass(slots=True)
 class Seam:
-    """Another target continues the answer from here; the text before stands."""
+    """The answer was interrupted and is continued from here; what came before stands.
+
+    Attributes:
+        target: who continues it.
+        reason: class of the error that interrupted it.
+        dropped: numbers of the parts that do not stand: a tool call that broke off.
+    """
 
     target: str
     reason: str
+    dropped: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)

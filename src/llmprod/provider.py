@@ -64,6 +64,8 @@ class Capabilities:
         if not self.generate:
             return {"generate"}
         lacking = request.used() - self.parameters - {"stream"}
+        if self.prefill:
+            lacking.discard("prefill")
         if not (self.images and self.audio and self.files):
             for message in request.messages:
                 for part in message.parts:

@@ -54,6 +54,8 @@ class GenerateRequest:
         seed: asks for the same answer to the same request; no vendor promises it.
         stop: texts that end the answer; they are not part of it.
         logprobs: report the log probability of each token, with this many alternatives (0 for none).
+        prefill: the last message, the assistant's, is the beginning of the answer; only a target that continues it
+            (``Capabilities.prefill``) is asked. The answer holds what follows.
         reasoning_effort: how much to think: none, minimal, low, medium, high, xhigh, max.
         extra: what one vendor alone has, by provider name: ``{"openai": {"service_tier": "flex"}}``; goes into the
             body as it is, and only to that provider.
@@ -79,6 +81,7 @@ class GenerateRequest:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
+    prefill: bool = False
     reasoning_effort: ReasoningEffort | None = None
     extra: Extra = field(default_factory=lambda: _NO_EXTRA)
     drop_unsupported: bool = False
@@ -93,6 +96,9 @@ class GenerateRequest:
         flag("stream", self.stream)
         flag("parallel_tool_calls", self.parallel_tool_calls, optional=True)
         flag("drop_unsupported", self.drop_unsupported)
+        flag("prefill", self.prefill)
+        if self.prefill and (self.messages[-1].role != "assistant" or not self.messages[-1].text):
+            raise InvalidArgument("prefill", "no text of the assistant to continue", "such text as the last message")
         whole("max_tokens", self.max_tokens, 1, optional=True)
         between("temperature", self.temperature, 0, 2, optional=True)
         between("top_p", self.top_p, 0, 1, optional=True)
@@ -120,7 +126,8 @@ class GenerateRequest:
         """Names of the fields that ask something of the target, for the capability check."""
         # Not by truth or equality: a temperature of 0 asks for something, and so does "no parallel tool calls".
         names = {item.name for item in fields(self) if (value := getattr(self, item.name)) is not None and value != ()}
-        return names - {"messages", "extra", "drop_unsupported", *(() if self.stream else ("stream",))}
+        flags = [name for name in ("stream", "prefill") if not getattr(self, name)]
+        return names.difference(("messages", "extra", "drop_unsupported"), flags)
 
     def __repr__(self) -> str:
         return f"GenerateRequest({len(self.messages)} messages, {', '.join(sorted(self.used())) or 'defaults'})"

@@ -19,6 +19,7 @@ from llmprod.events import (
     PartDone,
     RefusalDelta,
     Reset,
+    Seam,
     Start,
     TextDelta,
     ThinkingDelta,
@@ -352,10 +353,19 @@ class Response:
         return self
 
     async def text_stream(self) -> AsyncIterator[str]:
-        """Iterate over the text alone, piece by piece."""
+        """Iterate over the text alone, piece by piece.
+
+        Raises:
+            StreamInterrupted: it broke, or it starts over (:class:`Reset`), which text alone can't tell.
+        """
+        begun = False
         async for event in self:
             if type(event) is TextDelta:
+                begun = True
                 yield event.text
+            elif type(event) is Reset and begun:
+                await self.aclose()
+                raise started_over(self)
 
     async def aclose(self) -> None:
         """Stop reading and release the connection; what arrived stays readable."""
@@ -377,6 +387,21 @@ class Response:
             await close(cast("EventSource", self._source))
 
     # ---- for providers and wrappers ---------------------------------------------------------------------------------
+
+    def poll(self) -> Event | None:
+        """Return the next event if it is there already: a response is an event source too."""
+        if self._outcome is not None or (event := self._poll()) is None:
+            return None
+        self._absorb(event)
+        return event
+
+    def abandon(self) -> None:
+        """End without awaiting; for the source of a response that was garbage-collected unread."""
+        if self._outcome is None:
+            abandon = getattr(self._source, "abandon", None)
+            if abandon is not None:
+                abandon()
+            self._settle("abandoned")
 
     def on_close(self, callback: Callable[[Outcome], None]) -> None:
         """Call ``callback`` once when the response ends; at once if it has ended. It must not await."""
@@ -479,6 +504,9 @@ class Response:
         elif isinstance(event, Start):
             self.model = event.model or self.model
             self.response_id = event.response_id or self.response_id
+        elif isinstance(event, Seam):
+            for part in event.dropped:
+                self._builders.pop(part, None)
         elif isinstance(event, Reset):
             self._builders.clear()
             self.logprobs.clear()
@@ -494,15 +522,18 @@ class Response:
             warnings.warn(
                 f"{self!r} was dropped unread; use 'async with' or aclose()", ResourceWarning, stacklevel=2, source=self
             )
-            abandon = getattr(self._source, "abandon", None)
-            if abandon is not None:
-                abandon()
-            self._settle("abandoned")
+            self.abandon()
 
     def __repr__(self) -> str:
         state = self._outcome.kind if self._outcome else "open"
         size = f"{len(self.embeddings)} embeddings" if self.embeddings is not None else f"{len(self.text)} chars"
         return f"<Response {state} from {self.provider} model={self.model} {size} finish={self.finish_reason}>"
+
+
+def started_over(response: Response) -> StreamInterrupted:
+    """The error of a reader of text alone whose text no longer stands."""
+    detail = "the answer started over, which text alone can't show; read its events"
+    return StreamInterrupted(response, provider=response.provider, model=response.model, detail=detail)
 
 
 def _text(part: Part) -> str:

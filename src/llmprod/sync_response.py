@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llmprod._background import Background
-from llmprod.events import Event, TextDelta, TokenLogprob
-from llmprod.response import Response, Timing
+from llmprod.events import Event, Reset, TextDelta, TokenLogprob
+from llmprod.response import Response, Timing, started_over
 from llmprod.trace import Trace
 from llmprod.types import Part, ToolCall
 from llmprod.usage import FinishReason, Usage
@@ -36,10 +36,15 @@ class SyncResponse:
         return event
 
     def text_stream(self) -> Iterator[str]:
-        """Iterate over the text alone, piece by piece."""
+        """Iterate over the text alone, piece by piece; raises StreamInterrupted where it breaks or starts over."""
+        begun = False
         for event in self:
             if isinstance(event, TextDelta):
+                begun = True
                 yield event.text
+            elif isinstance(event, Reset) and begun:
+                self.close()
+                raise started_over(self.response)
 
     def read(self) -> SyncResponse:
         """Read to the end and return this response."""
