@@ -10,6 +10,7 @@ from typing import Any, TypedDict, cast
 from llmprod._validate import labels, seconds, strings
 from llmprod.clock import SYSTEM_CLOCK, SYSTEM_RANDOM, Clock, Random
 from llmprod.context import Context
+from llmprod.decisions import Listener
 from llmprod.errors import ClientClosed, InvalidArgument, LLMProdError
 from llmprod.presets import standard
 from llmprod.provider import Provider
@@ -38,6 +39,7 @@ class CallOptions(TypedDict, total=False):
         drop_unsupported: leave out what a target can't honour instead of raising; see ``response.dropped``.
         prompt: name and version of the prompt.
         lineage: ids of the documents that the prompt was built from.
+        priority: who goes first where calls wait for a limit; higher first (default 0).
     """
 
     deadline: float | None
@@ -46,6 +48,7 @@ class CallOptions(TypedDict, total=False):
     drop_unsupported: bool
     prompt: tuple[str, str]
     lineage: Sequence[str]
+    priority: int
 
 
 class GenerateOptions(CallOptions, total=False):
@@ -91,12 +94,14 @@ class BaseClient:
         base_url: str | None = None,
         http: HTTPOptions | None = None,
         tags: Mapping[str, str] | None = None,
+        listeners: Sequence[Listener] = (),
         clock: Clock = SYSTEM_CLOCK,
         random: Random = SYSTEM_RANDOM,
     ) -> None:
         for field, given, allowed in (
             ("fallbacks", fallbacks, "a list of model strings and providers"),
             ("wrappers", wrappers or (), "a list of wrappers"),
+            ("listeners", listeners, "a list of functions"),
         ):
             if not isinstance(given, Sequence) or isinstance(given, (str, bytes)):
                 raise InvalidArgument(field, type(given).__name__, allowed)
@@ -113,6 +118,12 @@ class BaseClient:
             self._provider = standard(primary, others, clock=clock, random=random)
         else:
             self._provider = primary  # already composed by the caller
+        for place, listener in enumerate(listeners):
+            if not callable(listener):
+                raise InvalidArgument(
+                    f"listeners[{place}]", type(listener).__name__, "a function of a decision and a context"
+                )
+        self._listeners = tuple(listeners)
         self._tags = dict(tags or {})
         self._clock = clock
         self._random = random
@@ -150,6 +161,8 @@ class BaseClient:
             tags=self._tags if not tags else {**self._tags, **tags},
             prompt=None if prompt is None else (prompt[0], prompt[1]),
             lineage=strings("lineage", options.get("lineage", ())),
+            priority=options.get("priority", 0),
+            listeners=self._listeners,
         )
         provider = self._provider if self._bounded or deadline is None else Deadline(deadline)(self._provider)
         try:
@@ -197,7 +210,7 @@ class BaseClient:
                 )
 
 
-_NOT_FIELDS = {"system", "deadline", "tags", "prompt", "lineage"}
+_NOT_FIELDS = {"system", "deadline", "tags", "prompt", "lineage", "priority"}
 
 
 def _target(field: str, model: object, **options: Any) -> Provider:

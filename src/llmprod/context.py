@@ -124,9 +124,10 @@ class Context:
         """Begin a call that must be over in ``seconds`` (None: no limit).
 
         Raises:
-            InvalidArgument: ``seconds`` is not a positive number.
+            InvalidArgument: ``seconds`` is not a positive number, or ``priority`` no integer.
         """
         _validate.seconds("seconds", seconds, optional=True)
+        _validate.whole("priority", priority, -(2**31))
         now = clock.now()
         return cls(
             clock=clock,

@@ -11,6 +11,7 @@ from llmprod._functions.call import FunctionStack
 from llmprod._functions.provider import FunctionProvider, Kind, kind_of, name_of
 from llmprod._functions.streams import AsyncStream, SyncStream
 from llmprod.clock import SYSTEM_CLOCK, SYSTEM_RANDOM, Clock, Random
+from llmprod.decisions import Listener
 from llmprod.errors import InvalidArgument
 from llmprod.presets import standard
 from llmprod.provider import Provider
@@ -30,6 +31,7 @@ def resilient(
     name: str | None = None,
     stream: bool | None = None,
     check_complete: bool = True,
+    listeners: Sequence[Listener] = (),
     clock: Clock = SYSTEM_CLOCK,
     random: Random = SYSTEM_RANDOM,
 ) -> Callable[[F], F]: ...
@@ -45,6 +47,7 @@ def resilient(
     name: str | None = None,
     stream: bool | None = None,
     check_complete: bool = True,
+    listeners: Sequence[Listener] = (),
     clock: Clock = SYSTEM_CLOCK,
     random: Random = SYSTEM_RANDOM,
 ) -> Any:
@@ -68,6 +71,7 @@ def resilient(
             calls with ``stream=True``.
         check_complete: a vendor's SDK answer that is cut off, or reports a failure inside, counts as failed, though the
             SDK hands it out like any other (default True).
+        listeners: functions that are told every :class:`Decision` as it is made, with the call's context.
         clock: time, for tests.
         random: chance, for tests.
 
@@ -94,6 +98,7 @@ def resilient(
             name=label,
             kind=kind,
             stream=True if as_items else stream,
+            listeners=tuple(listeners),
             clock=clock,
             random=random,
         )
@@ -103,6 +108,8 @@ def resilient(
 
     if isinstance(fallbacks, str) or not isinstance(fallbacks, Sequence):
         raise InvalidArgument("fallbacks", type(fallbacks).__name__, "a list of functions with the same parameters")
+    if isinstance(listeners, str) or not isinstance(listeners, Sequence) or not all(map(callable, listeners)):
+        raise InvalidArgument("listeners", type(listeners).__name__, "a list of functions")
     if name is not None and (not isinstance(name, str) or not name.strip()):
         raise InvalidArgument("name", "empty" if name == "" else type(name).__name__, "a non-empty string, or None")
     if bare:

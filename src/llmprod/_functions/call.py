@@ -10,6 +10,7 @@ from llmprod._functions.request import FunctionRequest
 from llmprod._functions.sdk_errors import for_caller
 from llmprod.clock import Clock, Random
 from llmprod.context import Context
+from llmprod.decisions import Listener
 from llmprod.errors import LLMProdError, StreamInterrupted
 from llmprod.events import Item
 from llmprod.provider import Provider
@@ -30,17 +31,27 @@ class FunctionStack:
         name: the function's name.
         kind: how the function is called.
         stream: calls hand out their answer in pieces; None where the arguments tell.
+        listeners: are told every decision.
         clock: time.
         random: chance.
     """
 
     def __init__(
-        self, provider: Provider, *, name: str, kind: Kind, stream: bool | None, clock: Clock, random: Random
+        self,
+        provider: Provider,
+        *,
+        name: str,
+        kind: Kind,
+        stream: bool | None,
+        listeners: tuple[Listener, ...],
+        clock: Clock,
+        random: Random,
     ) -> None:
         self.provider = provider
         self.kind = kind
         self.name = name
         self._stream = stream
+        self._listeners = listeners
         self._clock = clock
         self._random = random
 
@@ -48,7 +59,7 @@ class FunctionStack:
         """Return when the answer is committed; what it raises is what the caller sees."""
         stream = kwargs.get("stream") is True if self._stream is None else self._stream
         request = FunctionRequest(args=args, kwargs=kwargs, stream=stream).as_request()
-        context = Context.new(clock=self._clock, random=self._random)
+        context = Context.new(clock=self._clock, random=self._random, listeners=self._listeners)
         record = CallRecord(self.name, context.trace)
         try:
             record.response = response = await self.provider.send(request, context)
