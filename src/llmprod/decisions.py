@@ -354,7 +354,13 @@ class ChaosInjected(Decision):
 
     Attributes:
         kind: ``fault``, ``outcome``, ``latency``, ``cut`` or ``drip``.
+        error: class of an injected fault.
+        seconds: of latency, or between the events of a drip.
+        events: content events before a cut.
     """
 
     wrapper: ClassVar[str] = "Chaos"
     kind: str
+    error: str | None = None
+    seconds: float | None = None
+    events: int | None = None
