@@ -135,14 +135,49 @@ def test_gradient2_takes_netflixs_steps(samples, window, queue, smoothing):
     mine = Gradient2(long_window=window, queue=queue, smoothing=smoothing)
     theirs = Netflix(window=window, queue=queue, smoothing=smoothing)
     for seconds, in_flight in samples:
-        mine._answered(seconds, in_flight)
+        mine._update(seconds, in_flight)
         assert mine.limit == theirs.update(seconds, in_flight)
         assert mine.usual == pytest.approx(theirs.value)
 
 
-def full(limit: Gradient2, seconds: float | None, times: int) -> None:
+def full(limit: Gradient2, seconds: float, times: int) -> None:
+    """Samples of a limit that is used to the full."""
     for _ in range(times):
-        limit._answered(seconds, limit.limit)
+        limit._update(seconds, limit.limit)
+
+
+def test_a_sample_is_the_mean_over_a_second_and_ten_calls():
+    clock = HandClock()
+    limit = Gradient2(clock=clock, sample_window=1.0)
+    permits = fill(limit)
+    for number in range(30):
+        permits[number % 10].answered(0.1 * (1 + number % 2))
+    assert limit.usual is None  # thirty calls, but no second
+    clock.time += 1
+    permits[19].answered(0.15)
+    assert limit.usual == pytest.approx(0.15)
+    assert limit.limit == 20  # 20.8
+    clock.time += 5
+    for _ in range(9):
+        permits[19].answered(0.15)
+    assert limit._samples == 1
+    permits[19].answered(0.15)
+    assert limit._samples == 2
+    assert limit.limit == 21  # 21.6
+
+
+def test_a_sample_tells_of_the_most_that_was_under_way():
+    clock = HandClock()
+    limit = Gradient2(clock=clock)
+    permits = fill(limit)
+    clock.time += 1
+    for permit in (permits[8], permits[9], *permits[:8]):
+        permit.answered(0.1)
+    assert limit._estimate == pytest.approx(20.8)  # ten of twenty are half
+    clock.time += 1
+    for permit in [permits[9]] * 10:
+        permit.answered(0.1)
+    assert limit._estimate == pytest.approx(20.8)  # ten of more than twenty are less
 
 
 def test_gradient2_grows_while_first_tokens_come_as_usual_and_shrinks_when_they_come_late():
@@ -159,15 +194,17 @@ def test_gradient2_grows_while_first_tokens_come_as_usual_and_shrinks_when_they_
 
 
 def test_gradient2_learns_nothing_from_a_whole_answer_nor_while_it_is_not_used():
-    limit = Gradient2(initial=40)
-    full(limit, None, 50)
+    clock = HandClock()
+    limit = Gradient2(initial=40, clock=clock)
+    for permit in fill(limit):
+        clock.time += 1
+        permit.answered(None)
+        permit.answered(0.0)
     assert (limit.limit, limit.usual) == (40, None)
     for _ in range(50):
-        limit._answered(0.5, 19)
+        limit._update(0.5, 19)
     assert limit.limit == 40
     assert limit.usual == pytest.approx(0.5)
-    full(limit, 0.0, 1)
-    assert limit.limit == 40
 
 
 def test_gradient2_forgets_an_overload_quickly():
@@ -293,6 +330,7 @@ OUT_OF_RANGE = [
     (Gradient2, "maximum", {"maximum": "200"}),
     (Gradient2, "queue", {"queue": 0}),
     (Gradient2, "smoothing", {"smoothing": 0}),
+    (Gradient2, "sample_window", {"sample_window": 0}),
     (Gradient2, "long_window", {"long_window": 5}),
     (Gradient2, "tolerance", {"tolerance": 0.5}),
     (Gradient2, "backoff", {"backoff": 0.1}),
@@ -326,7 +364,7 @@ class Interleavings(RuleBasedStateMachine):
         self.limit: ConcurrencyLimit = {
             "fixed": lambda: FixedLimit(6),
             "aimd": lambda: AIMDLimit(**bounds),
-            "gradient2": lambda: Gradient2(**bounds),
+            "gradient2": lambda: Gradient2(clock=self.clock, sample_window=0.1, **bounds),
             "queue": lambda: QueueLimit(
                 self.engine.queue, cache_use=lambda: self.engine.cache, clock=self.clock, **bounds
             ),

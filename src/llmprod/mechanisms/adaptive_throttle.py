@@ -70,6 +70,9 @@ class Throttle:
         clock: time.
         random: chance.
 
+    Attributes:
+        refused_at: the probability with which the last call that was refused here was refused.
+
     Raises:
         InvalidArgument: naming the option that is out of range.
     """
@@ -92,6 +95,7 @@ class Throttle:
         self.window: float = window
         self.at_most: float = at_most
         self.minimum: int = minimum
+        self.refused_at: float = 0.0
         self._clock = clock
         self._random = random
         self._at = clock.now()
@@ -123,6 +127,7 @@ class Throttle:
         probability = self.probability
         self._requests += 1.0
         if probability > 0 and self._random.random() < probability:
+            self.refused_at = probability
             return None
         self._accepts += 1.0
         return ThrottleTicket(self, self._at)

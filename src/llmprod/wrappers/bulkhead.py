@@ -1,0 +1,194 @@
+"""Bounds the calls that are under way at one target, and those that wait for their turn.
+
+Without it a target that slows down collects calls until memory, sockets and patience run out, the healthy targets'
+share among them. The line is short, first come first served within a priority, and every wait in it is bounded: a call
+that can no longer be answered before its deadline is given up *before* it is sent (deadline check at dequeue), so that
+a backlog is not worked off for callers who have left. resilience4j's and Polly's bulkheads have the bounds, not the
+check.
+
+How many calls at once is a number, or a limit that adapts: see :mod:`llmprod.mechanisms.concurrency_limit` and
+:mod:`llmprod.mechanisms.gradient2`. A permit is held until the response has ended, for a stream until it is read.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, NoReturn
+from weakref import WeakKeyDictionary
+
+from llmprod import _validate
+from llmprod.clock import SYSTEM_CLOCK, Clock
+from llmprod.context import Context
+from llmprod.decisions import CallShed, CallWaited, ConcurrencyChanged
+from llmprod.errors import BulkheadFull, CallTimeout, InvalidArgument, Shed
+from llmprod.mechanisms.attempt_time import AttemptTime
+from llmprod.mechanisms.concurrency_limit import ConcurrencyLimit, ConcurrencyPermit, FixedLimit
+from llmprod.mechanisms.latency_window import LatencyWindow
+from llmprod.provider import Provider
+from llmprod.request import EmbedRequest, Request
+from llmprod.response import Outcome, Response
+from llmprod.verdict import Classifier, classify
+from llmprod.wrapper import Phase, WrappedProvider, Wrapper
+from llmprod.wrappers._line import Line
+
+__all__ = ["Bulkhead"]
+
+_SOON = 1e-6
+
+_lines: WeakKeyDictionary[ConcurrencyLimit, Line] = WeakKeyDictionary()
+"""One line for each limit: stacks that share permits wait together, or a permit would go to whoever looks first."""
+
+
+class Bulkhead(Wrapper):
+    """Let ``limit`` calls be under way at once; refuse with :class:`BulkheadFull` what finds no room in the line.
+
+    Args:
+        limit: calls at once: a number, which each wrapped target has for itself, or a limit such as
+            :class:`Gradient2` or :class:`QueueLimit`, which all targets and stacks that get it share, with one line
+            (default 100, as many as httpx keeps connections).
+        at_most_waiting: calls that may wait for their turn (default 100). One that finds as many waiting is refused
+            at once. 0: nobody waits.
+        wait_at_most: seconds that a call may wait before it is refused (default 10); None: as long as its deadline
+            allows.
+        classify: what an error says about the target (default :func:`llmprod.classify`).
+        clock: time of the observed durations.
+
+    Raises:
+        InvalidArgument: naming the option that is out of range.
+    """
+
+    phase: ClassVar[Phase] = Phase.BULKHEAD
+
+    def __init__(
+        self,
+        limit: int | ConcurrencyLimit = 100,
+        *,
+        at_most_waiting: int = 100,
+        wait_at_most: float | None = 10.0,
+        classify: Classifier = classify,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        if not isinstance(limit, ConcurrencyLimit) and (isinstance(limit, bool) or not isinstance(limit, int)):
+            raise InvalidArgument("limit", repr(limit)[:40], "a positive integer, or a limit such as Gradient2()")
+        if isinstance(limit, int):
+            _validate.whole("limit", limit, 1)
+        _validate.whole("at_most_waiting", at_most_waiting, 0)
+        _validate.seconds("wait_at_most", wait_at_most, optional=True, zero=True)
+        self.limit: int | ConcurrencyLimit = limit
+        self.at_most_waiting: int = at_most_waiting
+        self.wait_at_most: float | None = wait_at_most
+        self.classify = classify
+        self.clock: Clock = clock
+
+    def wrap(self, inner: Provider) -> Provider:
+        """Bound ``inner``'s calls, with permits of its own or with the shared limit's."""
+        return _BulkheadProvider(inner, self)
+
+    def __repr__(self) -> str:
+        limit = f"{self.limit} at once" if isinstance(self.limit, int) else type(self.limit).__name__
+        return f"Bulkhead({limit}, {self.at_most_waiting} waiting)"
+
+
+class _BulkheadProvider(WrappedProvider):
+    wrapper: Bulkhead
+
+    def __init__(self, inner: Provider, wrapper: Bulkhead) -> None:
+        super().__init__(inner, wrapper)
+        limit = wrapper.limit
+        self.limit: ConcurrencyLimit = limit if isinstance(limit, ConcurrencyLimit) else FixedLimit(limit)
+        self.line: Line = _lines.setdefault(self.limit, Line())
+        self._times = AttemptTime(clock=wrapper.clock)
+        self._held = LatencyWindow(clock=wrapper.clock)
+        self._told = self.limit.limit
+
+    async def send(self, request: Request, context: Context) -> Response:
+        permit = None if self.line.places else self.limit.acquire()
+        if permit is None:
+            permit = await self._wait(request, context)
+        began = self.wrapper.clock.now()
+        try:
+            response = await self.inner.send(request, context)
+        except Exception as error:
+            self._failed(permit, error, context)
+            raise
+        except BaseException:
+            self._release(permit)
+            raise
+        seconds = self.wrapper.clock.now() - began
+        try:
+            self._times.record(request, seconds)
+            permit.answered(seconds if request.stream or isinstance(request, EmbedRequest) else None)
+            self._tell(context)
+        finally:
+            response.on_close(lambda outcome: self._ended(permit, outcome, began, context))
+        return response
+
+    async def _wait(self, request: Request, context: Context) -> ConcurrencyPermit:
+        line, clock = self.line, self.wrapper.clock
+        if len(line) >= self.wrapper.at_most_waiting:
+            self._refuse("queue full", 0.0, context)
+        joined = clock.now()
+        patience = self.wrapper.wait_at_most
+        place = line.join(context.priority)
+        try:
+            while True:
+                waited = clock.now() - joined
+                # What is left for waiting if the answer is to come before the deadline.
+                spare = context.remaining
+                if spare is not None:
+                    spare -= self._times.least(request)
+                    if spare <= _SOON:
+                        self._refuse("too late", waited, context)
+                if place.first and (permit := self.limit.acquire()) is not None:
+                    break
+                left = None if patience is None else patience - waited
+                if left is not None and left <= _SOON:
+                    self._refuse("waited too long", waited, context)
+                again = self.limit.ask_again if place.first else None
+                bounds = [bound for bound in (left, spare, again) if bound is not None]
+                await place.wait(min(bounds) if bounds else None)
+        finally:
+            place.leave()
+        if waited > 0:
+            context.decided(CallWaited, self.name, seconds=waited)
+        return permit
+
+    def _refuse(self, reason: str, waited: float, context: Context) -> NoReturn:
+        context.decided(CallShed, self.name, reason=reason, waited=waited)
+        if reason == "too late":
+            raise Shed(provider=self.name, detail="its deadline leaves no time for an answer")
+        raise BulkheadFull(provider=self.name, detail=reason, retry_after=self._retry_after())
+
+    def _retry_after(self) -> float | None:
+        """Seconds in which a place is expected to become free: as long as a call takes, over the calls at once."""
+        held = self._held.quantile(0.5)
+        return None if held is None else round(held / self.limit.limit, 3)
+
+    # ---- what a call reports ----------------------------------------------------------------------------------------
+
+    def _failed(self, permit: ConcurrencyPermit, error: BaseException, context: Context) -> None:
+        try:
+            verdict = self.wrapper.classify(error)
+            # A limit of time that passed is a drop as well (Netflix's Limiter.Listener); the call's own deadline isn't.
+            if verdict.throttled or (isinstance(error, CallTimeout) and verdict.health == "down"):
+                permit.dropped()
+                self._tell(context)
+        finally:
+            self._release(permit)
+
+    def _ended(self, permit: ConcurrencyPermit, outcome: Outcome, began: float, context: Context) -> None:
+        self._held.record(self.wrapper.clock.now() - began)
+        if outcome.kind == "error" and outcome.error is not None:
+            self._failed(permit, outcome.error, context)
+        else:
+            self._release(permit)
+
+    def _release(self, permit: ConcurrencyPermit) -> None:
+        permit.release()
+        self.line.wake()
+
+    def _tell(self, context: Context) -> None:
+        """Note a limit that has moved since it was last told."""
+        before, self._told = self._told, self.limit.limit
+        if self._told != before:
+            context.decided(ConcurrencyChanged, self.name, before=before, after=self._told)
+            self.line.wake()
