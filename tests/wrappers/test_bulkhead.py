@@ -155,8 +155,7 @@ async def test_who_leaves_the_line_makes_room_for_the_next():
 
 async def test_the_error_says_when_a_place_is_expected_to_be_free():
     stack = bulkhead(2, at_most_waiting=0)(Scripted(then=[2.0, "Hi"]))
-    for _ in range(25):
-        await ask(stack)
+    await ask(stack)
     async with anyio.create_task_group() as group:
         caller = Caller(group, stack)
         await caller.call("a")

@@ -22,7 +22,6 @@ from llmprod.decisions import CallShed, CallWaited, ConcurrencyChanged
 from llmprod.errors import BulkheadFull, CallTimeout, InvalidArgument, Shed
 from llmprod.mechanisms.attempt_time import AttemptTime
 from llmprod.mechanisms.concurrency_limit import ConcurrencyLimit, ConcurrencyPermit, FixedLimit
-from llmprod.mechanisms.latency_window import LatencyWindow
 from llmprod.provider import Provider
 from llmprod.request import EmbedRequest, Request
 from llmprod.response import Outcome, Response
@@ -33,6 +32,7 @@ from llmprod.wrappers._line import Line
 __all__ = ["Bulkhead"]
 
 _SOON = 1e-6
+_NEWEST = 0.1
 
 _lines: WeakKeyDictionary[ConcurrencyLimit, Line] = WeakKeyDictionary()
 """One line for each limit: stacks that share permits wait together, or a permit would go to whoever looks first."""
@@ -97,7 +97,7 @@ class _BulkheadProvider(WrappedProvider):
         self.limit: ConcurrencyLimit = limit if isinstance(limit, ConcurrencyLimit) else FixedLimit(limit)
         self.line: Line = _lines.setdefault(self.limit, Line())
         self._times = AttemptTime(clock=wrapper.clock)
-        self._held = LatencyWindow(clock=wrapper.clock)
+        self._held: float | None = None
         self._told = self.limit.limit
 
     async def send(self, request: Request, context: Context) -> Response:
@@ -159,9 +159,8 @@ class _BulkheadProvider(WrappedProvider):
         raise BulkheadFull(provider=self.name, detail=reason, retry_after=self._retry_after())
 
     def _retry_after(self) -> float | None:
-        """Seconds in which a place is expected to become free: as long as a call takes, over the calls at once."""
-        held = self._held.quantile(0.5)
-        return None if held is None else round(held / self.limit.limit, 3)
+        """Seconds in which a place is expected to be free: as long as a call holds one, over the calls at once."""
+        return None if self._held is None else round(self._held / self.limit.limit, 3)
 
     # ---- what a call reports ----------------------------------------------------------------------------------------
 
@@ -176,7 +175,8 @@ class _BulkheadProvider(WrappedProvider):
             self._release(permit)
 
     def _ended(self, permit: ConcurrencyPermit, outcome: Outcome, began: float, context: Context) -> None:
-        self._held.record(self.wrapper.clock.now() - began)
+        held = self.wrapper.clock.now() - began
+        self._held = held if self._held is None else self._held + _NEWEST * (held - self._held)
         if outcome.kind == "error" and outcome.error is not None:
             self._failed(permit, outcome.error, context)
         else:
