@@ -316,17 +316,15 @@ class Response:
             event = self._poll() or await self._next()
         except StopAsyncIteration:
             if self.finish_reason is None:
-                await self._release()
                 cut = TruncatedAnswer(provider=self.provider, model=self.model, in_stream=True)
-                raise self._broken(cut) from cut
+                raise await self._break(cut) from cut
             try:
                 self._settle("ok")  # first: a cancellation while closing takes nothing away from the answer
             finally:
                 await self._release()
             raise
         except Exception as error:
-            await self._release()
-            raise self._broken(error) from error
+            raise await self._break(error) from error
         except BaseException as error:
             try:
                 await self._release()
@@ -380,6 +378,15 @@ class Response:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+    async def _break(self, error: Exception) -> StreamInterrupted:
+        # The connection goes back before anyone is told; that it broke stands even if the closing is cancelled.
+        try:
+            await self._release()
+        except BaseException:
+            self._broken(error)
+            raise
+        return self._broken(error)
 
     async def _release(self) -> None:
         # How the answer ended is known by now, and a close that fails does not change it.
