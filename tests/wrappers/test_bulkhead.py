@@ -117,6 +117,41 @@ async def test_a_full_line_refuses_at_once():
     assert idle(stack)
 
 
+async def test_a_full_line_gives_way_to_a_higher_priority():
+    provider = Scripted(then=[1.0, "Hi"])
+    stack = bulkhead(1, at_most_waiting=2)(provider)
+    async with anyio.create_task_group() as group:
+        caller = Caller(group, stack)
+        for name, priority in [("served", 0), ("waits", 0), ("low", -1)]:
+            await caller.call(name, priority=priority)
+        told = await caller.call("urgent", priority=1)
+        assert caller.ended[-1][:2] == ("low", "BulkheadFull")  # the lowest, and of those the last
+        await caller.call("usual", priority=0)
+        assert caller.ended[-1][:2] == ("usual", "BulkheadFull")  # no higher than who waits
+        await caller.call("urgent too", priority=1)
+        assert caller.ended[-1][:2] == ("waits", "BulkheadFull")
+        assert len(stack.line) == 2
+    assert caller.names == ["low", "usual", "waits", "served", "urgent", "urgent too"]
+    assert [type(decision) for decision in told.trace.decisions] == [CallWaited]
+    assert idle(stack)
+    assert stack.line.displaced == set()
+
+
+async def test_several_at_once_displace_as_many():
+    stack = bulkhead(1, at_most_waiting=2)(Scripted(then=[1.0, "Hi"]))
+    async with anyio.create_task_group() as group:
+        caller = Caller(group, stack)
+        for name in ("served", "a", "b"):
+            await caller.call(name)
+        for name in ("x", "y", "z"):
+            group.start_soon(caller._call, name, context(priority=1), WHOLE)
+        await anyio.sleep(0.01)
+        assert sorted(caller.names)[:2] == ["a", "b"]  # and one of the three, whichever came last
+        assert len(caller.names) == 3
+        assert len(stack.line) == 2
+    assert idle(stack)
+
+
 async def test_without_a_line_nobody_waits():
     stack = bulkhead(1, at_most_waiting=0)(Scripted(then=[1.0, "Hi"]))
     async with anyio.create_task_group() as group:

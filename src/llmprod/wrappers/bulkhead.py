@@ -27,14 +27,36 @@ from llmprod.request import EmbedRequest, Request
 from llmprod.response import Outcome, Response
 from llmprod.verdict import Classifier, classify
 from llmprod.wrapper import Phase, WrappedProvider, Wrapper
-from llmprod.wrappers._line import Line
+from llmprod.wrappers._line import Line, Place
 
 __all__ = ["Bulkhead"]
 
 _SOON = 1e-6
 _NEWEST = 0.1
 
-_lines: WeakKeyDictionary[ConcurrencyLimit, Line] = WeakKeyDictionary()
+
+class _Waiting(Line):
+    """A line, and who of it has to go because somebody of a higher priority came to a full one."""
+
+    __slots__ = ("displaced",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.displaced: set[Place] = set()
+
+    def make_room(self, newcomer: Place, at_most: int) -> bool:
+        """Keep to ``at_most``: the last one goes. False if that is the newcomer."""
+        if len(self) - len(self.displaced) <= at_most:
+            return True
+        last = next(place for place in reversed(self.places) if place not in self.displaced)
+        if last is newcomer:
+            return False
+        self.displaced.add(last)
+        last.wake()
+        return True
+
+
+_lines: WeakKeyDictionary[ConcurrencyLimit, _Waiting] = WeakKeyDictionary()
 """One line for each limit: stacks that share permits wait together, or a permit would go to whoever looks first."""
 
 
@@ -45,8 +67,8 @@ class Bulkhead(Wrapper):
         limit: calls at once: a number, which each wrapped target has for itself, or a limit such as
             :class:`Gradient2` or :class:`QueueLimit`, which all targets and stacks that get it share, with one line
             (default 100, as many as httpx keeps connections).
-        at_most_waiting: calls that may wait for their turn (default 100). One that finds as many waiting is refused
-            at once. 0: nobody waits.
+        at_most_waiting: calls that may wait for their turn (default 100). Where as many wait, the last of them with
+            a lower priority makes room for a newcomer, else the newcomer is refused at once. 0: nobody waits.
         wait_at_most: seconds that a call may wait before it is refused (default 10); None: as long as its deadline
             allows.
         classify: what an error says about the target (default :func:`llmprod.classify`).
@@ -95,7 +117,7 @@ class _BulkheadProvider(WrappedProvider):
         super().__init__(inner, wrapper)
         limit = wrapper.limit
         self.limit: ConcurrencyLimit = limit if isinstance(limit, ConcurrencyLimit) else FixedLimit(limit)
-        self.line: Line = _lines.setdefault(self.limit, Line())
+        self.line: _Waiting = _lines.setdefault(self.limit, _Waiting())
         self._times = AttemptTime(clock=wrapper.clock)
         self._held: float | None = None
         self._told = self.limit.limit
@@ -124,14 +146,16 @@ class _BulkheadProvider(WrappedProvider):
 
     async def _wait(self, request: Request, context: Context) -> ConcurrencyPermit:
         line, clock = self.line, self.wrapper.clock
-        if len(line) >= self.wrapper.at_most_waiting:
-            self._refuse("queue full", 0.0, context)
         joined = clock.now()
         patience = self.wrapper.wait_at_most
         place = line.join(context.priority)
         try:
+            if not line.make_room(place, self.wrapper.at_most_waiting):
+                self._refuse("queue full", 0.0, context)
             while True:
                 waited = clock.now() - joined
+                if place in line.displaced:
+                    self._refuse("queue full", waited, context)
                 # What is left for waiting if the answer is to come before the deadline.
                 spare = context.remaining
                 if spare is not None:
@@ -147,6 +171,7 @@ class _BulkheadProvider(WrappedProvider):
                 bounds = [bound for bound in (left, spare, again) if bound is not None]
                 await place.wait(min(bounds) if bounds else None)
         finally:
+            line.displaced.discard(place)
             place.leave()
         if waited > 0:
             context.decided(CallWaited, self.name, seconds=waited)
