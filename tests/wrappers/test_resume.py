@@ -470,7 +470,7 @@ async def test_a_break_among_held_characters_is_invisible():
     assert events == [TextDelta("Hello "), TextDelta("world"), Finish("stop")]
     assert response.text == "Hello world"
     assert [d.events for d in decided(response, StreamHeld)] == [3]
-    assert states(response) == ["interrupted", "ok"]
+    assert states(response) == ["failed", "ok"]
     assert inner.requests == [STREAM, STREAM]
 
 

@@ -51,13 +51,28 @@ class LimitedSource(WrappedSource):
         self._idle = idle
         self._stalled = stalled
 
-    async def __anext__(self) -> Event:
+    @property
+    def clock(self) -> Clock:
+        """The clock that its end is on."""
+        return self._clock
+
+    @property
+    def within(self) -> EventSource:
+        """The source that is limited."""
+        return self._source
+
+    def limit(self) -> tuple[float | None, Callable[[], Exception]]:
+        """Return how many seconds a step that begins now may take, and what makes the error if it takes longer."""
         limit = self._idle
         error = self._stalled
         if self._end is not None:
             left = self._end - self._clock.now()
             if limit is None or left < limit:
                 limit, error = left, self._late
+        return limit, error
+
+    async def __anext__(self) -> Event:
+        limit, error = self.limit()
         if limit is None:
             return await self._next()
         with anyio.CancelScope(deadline=anyio.current_time() + limit):

@@ -32,6 +32,7 @@ from llmprod.types import Text, Thinking
 from llmprod.usage import Usage
 from llmprod.verdict import Action, Classifier, classify
 from llmprod.wrapper import Phase, WrappedProvider, Wrapper, leaves
+from llmprod.wrappers._unseen import unseen
 
 __all__ = ["Resume"]
 
@@ -224,8 +225,10 @@ class _ResumingSource:
                 continue
             if self._owner.wrapper.classify(error).action is Action.FATAL or not self._leave():
                 self._context.decided(ResumeRefused, self.hop.provider, reason="no leave to ask again")
+                unseen(error, self._context)
                 raise error
             self._context.decided(StreamHeld, self.hop.provider, events=len(held))
+            unseen(error, self._context)
             self._owner.avoid(self.hop, error, self._context)
             broke, pieces = self.hop, sum(characters(event) > 0 for event in held)
             held.clear()
