@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from llmprod.context import Context
 
 __all__ = [
-    "AttemptRefused", "BreakerChanged", "CallShed", "CallWaited", "ChaosInjected", "ConcurrencyChanged", "Decision",
-    "HedgeEnded", "HedgeStarted", "KeyQuarantined", "LeastBadTried", "LimitCalibrated", "LimitRefused",
-    "LimitStoreChanged", "LimitWaited", "Listener", "QuotaPaused", "ResumeRefused", "RetryScheduled", "StreamHeld",
-    "StreamResumed", "TargetChosen", "TargetPaused",
+    "AttemptRefused", "BreakerChanged", "CallShed", "CallWaited", "ChaosInjected", "ConcurrencyChanged",
+    "CrawlStopped", "Decision", "HedgeEnded", "HedgeStarted", "KeyQuarantined", "LeastBadTried", "LimitCalibrated",
+    "LimitRefused", "LimitStoreChanged", "LimitWaited", "Listener", "QuotaPaused", "ResumeRefused", "RetryScheduled",
+    "StreamHeld", "StreamResumed", "TargetChosen", "TargetPaused",
 ]  # fmt: skip
 
 
@@ -200,10 +200,12 @@ class HedgeEnded(Decision):
 
     Attributes:
         winner: ``primary``, ``hedge`` or ``none``.
+        wasted: tokens that the loser probably cost, most of them estimated; None where nobody lost or none are known.
     """
 
     wrapper: ClassVar[str] = "Hedge"
     winner: Literal["primary", "hedge", "none"]
+    wasted: int | None = None
 
 
 # ---- limits ----------------------------------------------------------------------------------------------------------
@@ -346,6 +348,22 @@ class ResumeRefused(Decision):
 
     wrapper: ClassVar[str] = "Resume"
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrawlStopped(Decision):
+    """A stream moved slower than the least rate, and was given up.
+
+    Attributes:
+        characters: that came within the window.
+        seconds: length of the window.
+        held: nothing of it had been handed out.
+    """
+
+    wrapper: ClassVar[str] = "ThroughputGuard"
+    characters: int
+    seconds: float
+    held: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
