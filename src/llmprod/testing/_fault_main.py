@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from ._fault_script import Script
 from .behaviour import Answer, Behaviour, words
 from .fault_server import FaultServer
-from .scenarios import SCENARIOS
+from .scenarios import SCENARIOS, Scenario, scenario
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -27,10 +27,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m llmprod.testing.fault_server",
         description="A server of model APIs on 127.0.0.1 that fails on demand. Prints its URL, and serves "
         "until its standard input ends or it gets SIGTERM.",
-        epilog="scenarios: " + "; ".join(f"{s.id} {s.title}" for s in SCENARIOS.values()),
+        epilog="scenarios: " + "; ".join(f"{s.id} or {s.name}: {s.title}" for s in SCENARIOS.values()),
     )
     parser.add_argument("--port", type=int, default=0, help="default: a free one")
-    parser.add_argument("--scenario", choices=sorted(SCENARIOS), help="default: healthy answers")
+    parser.add_argument("--scenario", type=scenario, metavar="NAME", help="default: healthy answers")
     parser.add_argument("--role", choices=["primary", "fallback"], default="primary", help="in the scenario")
     parser.add_argument("--time-scale", type=float, default=1.0, help="factor on the scenario's times")
     parser.add_argument("--words", type=int, default=64, help="words of a healthy answer")
@@ -45,7 +45,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _script(options: argparse.Namespace) -> Script:
     if options.scenario is not None:
-        routes = SCENARIOS[options.scenario].routes(options.time_scale)
+        chosen: Scenario = options.scenario
+        routes = chosen.routes(options.time_scale)
         return routes.primary if options.role == "primary" else routes.fallback
     return Behaviour(
         answer=Answer(text=words(options.words)),

@@ -4,8 +4,7 @@ S01 to S16 have the names and the times of failoverbench's published scenarios (
 anew on `FaultServer`; X01 and up are failures it leaves out. Each gives a script for a primary and for a
 fallback route:
 
-    scenario = SCENARIOS["S08"]
-    primary, fallback = scenario.routes(time_scale=0.05)
+    primary, fallback = scenario("reset-in-the-middle").routes(time_scale=0.05)
     with FaultServer(primary) as first, FaultServer(fallback) as second:
         ...
 
@@ -44,6 +43,7 @@ __all__ = [
     "Ending",
     "Routes",
     "Scenario",
+    "scenario",
 ]
 
 PRIMARY_TEXT = words(60, "primary")
@@ -76,6 +76,8 @@ class Scenario:
     """One failure, and what a client must make of it. Times are seconds at scale 1."""
 
     id: str
+    name: str
+    """Its short name: ``reset-in-the-middle``."""
     title: str
     safe: str
     """The least that is demanded."""
@@ -104,6 +106,16 @@ class Scenario:
         if not time_scale > 0:
             raise ValueError(f"time_scale must be above 0, got {time_scale!r}")
         return self.build(time_scale)
+
+    @property
+    def primary(self) -> ModelScript:
+        """A new script of the primary route, at scale 1."""
+        return self.build(1.0).primary
+
+    @property
+    def fallback(self) -> ModelScript:
+        """A new script of the fallback route, at scale 1."""
+        return self.build(1.0).fallback
 
 
 class OutageFromFirstCall:
@@ -178,6 +190,7 @@ def _tools(text: str, quirks: Quirks) -> Behaviour:
 _PUBLISHED = (
     Scenario(
         id="S01",
+        name="rate-limited-once",
         title="429 with Retry-After 2, once",
         safe="The call ends with the whole answer of either route or a clear rate limit error.",
         passes="The primary is not asked again before 2 s; the call is answered.",
@@ -186,6 +199,7 @@ _PUBLISHED = (
     ),
     Scenario(
         id="S02",
+        name="rate-limited",
         title="429 always",
         safe="A clear error or the fallback's answer; no storm of requests.",
         passes="The fallback answers; at most 4 requests within 3 s and 6 in all.",
@@ -194,6 +208,7 @@ _PUBLISHED = (
     ),
     Scenario(
         id="S03",
+        name="server-error-once",
         title="500 once",
         safe="The call is answered by either route.",
         passes="The same route is tried again and answers.",
@@ -202,6 +217,7 @@ _PUBLISHED = (
     ),
     Scenario(
         id="S04",
+        name="unavailable",
         title="503 always",
         safe="A clear error or the fallback's answer.",
         passes="The fallback answers.",
@@ -210,6 +226,7 @@ _PUBLISHED = (
     ),
     Scenario(
         id="S05",
+        name="reset-before-headers",
         title="Connection reset before headers",
         safe="A clear connection error.",
         passes="The call is answered by either route.",
@@ -217,6 +234,7 @@ _PUBLISHED = (
     ),
     Scenario(
         id="S06",
+        name="silence",
         title="No response at all",
         safe="The call ends within 100 s.",
         passes="The fallback answers, and the silent route is not asked twice.",
@@ -226,6 +244,7 @@ _PUBLISHED = (
     ),
     Scenario(
         id="S07",
+        name="slow-first-token",
         title="First token after 20 s",
         safe="The call ends with a whole answer or a clear timeout.",
         passes="The fallback answers within 15 s.",
@@ -235,6 +254,7 @@ _PUBLISHED = (
     ),
     Scenario(
         id="S08",
+        name="reset-in-the-middle",
         title="Cut by a reset in the middle of the answer",
         safe="An error that carries what was shown; never a truncated answer that looks whole.",
         passes="The whole answer of one route.",
@@ -243,6 +263,7 @@ _PUBLISHED = (
     ),
     Scenario(
         id="S09",
+        name="stall-in-the-middle",
         title="Stall of 30 s in the middle of the answer, once",
         safe="The call ends within 45 s, whole or with an error; the next call is healthy.",
         passes="The whole answer of one route.",
@@ -256,6 +277,7 @@ _PUBLISHED = (
     ),
     Scenario(
         id="S10",
+        name="malformed-in-the-middle",
         title="An event of malformed JSON in the middle of the answer",
         safe="A clear error; the event is not skipped in silence, since text may be lost with it.",
         passes="The whole answer of one route.",
@@ -264,6 +286,7 @@ _PUBLISHED = (
     ),
     Scenario(
         id="S11",
+        name="no-done",
         title="Finish reason, but no [DONE] and the connection left open",
         safe="The call ends.",
         passes="The whole answer with its usage within 8 s.",
@@ -272,6 +295,7 @@ _PUBLISHED = (
     ),
     Scenario(
         id="S12",
+        name="context-too-long",
         title="400: the prompt is longer than the context window",
         safe="A clear error that says so.",
         passes="One request, not repeated as it was.",
@@ -285,6 +309,7 @@ _PUBLISHED = (
     ),
     Scenario(
         id="S13",
+        name="content-filtered",
         title="400: content filter",
         safe="The refusal reaches the caller.",
         passes="One request; the prompt is not shopped around.",
@@ -295,6 +320,7 @@ _PUBLISHED = (
     ),
     Scenario(
         id="S14",
+        name="prefill-rejected",
         title="Cut in the middle, and a fallback that rejects prefill",
         safe="The interruption reaches the caller, not the fallback's 400.",
         passes="The whole answer of one route.",
@@ -303,6 +329,7 @@ _PUBLISHED = (
     ),
     Scenario(
         id="S15",
+        name="outage",
         title="Outage of 60 s under traffic",
         safe="All calls are answered.",
         passes="Few requests to the broken route, and back to it within 30 s of its recovery.",
@@ -312,6 +339,7 @@ _PUBLISHED = (
     ),
     Scenario(
         id="S16",
+        name="failover-accounting",
         title="Accounting of a failover",
         safe="The call is answered by the fallback.",
         passes="The response names the model that answered, with its usage.",
@@ -322,6 +350,7 @@ _PUBLISHED = (
 _EXTRA = (
     Scenario(
         id="X01",
+        name="clean-cut",
         title="Clean end of the stream without a finish",
         safe="An error; never a truncated answer that looks whole.",
         passes="The whole answer of one route.",
@@ -330,6 +359,7 @@ _EXTRA = (
     ),
     Scenario(
         id="X02",
+        name="html",
         title="200 with a page of HTML",
         safe="A clear error; never an empty answer.",
         passes="The fallback answers.",
@@ -337,6 +367,7 @@ _EXTRA = (
     ),
     Scenario(
         id="X03",
+        name="error-first",
         title="200 whose first event is an error",
         safe="The provider's error.",
         passes="The fallback answers.",
@@ -344,6 +375,7 @@ _EXTRA = (
     ),
     Scenario(
         id="X04",
+        name="error-in-the-middle",
         title="200 with an error event in the middle",
         safe="The provider's error with what was shown.",
         passes="The whole answer of one route.",
@@ -352,6 +384,7 @@ _EXTRA = (
     ),
     Scenario(
         id="X05",
+        name="quota-exhausted",
         title="429: the quota is used up",
         safe="A clear error.",
         passes="One request to the primary; the fallback answers.",
@@ -360,6 +393,7 @@ _EXTRA = (
     ),
     Scenario(
         id="X06",
+        name="long-retry-after",
         title="429 with Retry-After 3600",
         safe="No sleep: an error at once.",
         passes="The fallback answers at once.",
@@ -369,6 +403,7 @@ _EXTRA = (
     ),
     Scenario(
         id="X07",
+        name="drip",
         title="A drip that keeps the connection busy past the deadline of 10 s",
         safe="The call ends at its deadline.",
         passes="The call ends at its deadline, with what was shown.",
@@ -380,6 +415,7 @@ _EXTRA = (
     ),
     Scenario(
         id="X08",
+        name="tool-index-zero",
         title="Two tool calls whose deltas all say index 0",
         safe="Two calls or a clear error; never one call of merged arguments.",
         passes="Two calls.",
@@ -390,6 +426,7 @@ _EXTRA = (
     ),
     Scenario(
         id="X09",
+        name="malformed-first",
         title="A first event of malformed JSON",
         safe="A clear error, not a JSONDecodeError.",
         passes="The fallback answers.",
@@ -397,6 +434,7 @@ _EXTRA = (
     ),
     Scenario(
         id="X10",
+        name="empty-body",
         title="200 with an empty body",
         safe="A clear error; never an empty answer.",
         passes="The fallback answers.",
@@ -404,6 +442,7 @@ _EXTRA = (
     ),
     Scenario(
         id="X11",
+        name="cancelled",
         title="The caller cancels in the middle",
         safe="The connection is let go at once.",
         passes="The usage of what was shown is kept.",
@@ -414,3 +453,17 @@ _EXTRA = (
 
 SCENARIOS: Mapping[str, Scenario] = MappingProxyType({scenario.id: scenario for scenario in (*_PUBLISHED, *_EXTRA)})
 """All scenarios by id, in order."""
+
+_BY_NAME = {scenario.name: scenario for scenario in SCENARIOS.values()}
+
+
+def scenario(name: str) -> Scenario:
+    """Return a scenario by its name (``reset-in-the-middle``) or its id (``S08``).
+
+    Raises:
+        ValueError: there is none; the message lists all.
+    """
+    found = _BY_NAME.get(name) or SCENARIOS.get(name)
+    if found is None:
+        raise ValueError(f"no scenario {name!r}; there are " + ", ".join(_BY_NAME))
+    return found
