@@ -19,12 +19,39 @@ if TYPE_CHECKING:
     from llmprod.clock import LoopClock as LoopClock
     from llmprod.clock import Random as Random
     from llmprod.clock import SystemClock as SystemClock
+    from llmprod.context import CallState as CallState
     from llmprod.context import Context as Context
+    from llmprod.context import Lane as Lane
+    from llmprod.decisions import AttemptRefused as AttemptRefused
+    from llmprod.decisions import BreakerChanged as BreakerChanged
+    from llmprod.decisions import CallShed as CallShed
+    from llmprod.decisions import CallThrottled as CallThrottled
+    from llmprod.decisions import CallWaited as CallWaited
+    from llmprod.decisions import ChaosInjected as ChaosInjected
+    from llmprod.decisions import ConcurrencyChanged as ConcurrencyChanged
+    from llmprod.decisions import Decision as Decision
+    from llmprod.decisions import HedgeEnded as HedgeEnded
+    from llmprod.decisions import HedgeStarted as HedgeStarted
+    from llmprod.decisions import KeyQuarantined as KeyQuarantined
+    from llmprod.decisions import LeastBadTried as LeastBadTried
+    from llmprod.decisions import LimitCalibrated as LimitCalibrated
+    from llmprod.decisions import LimitRefused as LimitRefused
+    from llmprod.decisions import LimitStoreChanged as LimitStoreChanged
+    from llmprod.decisions import LimitWaited as LimitWaited
+    from llmprod.decisions import Listener as Listener
+    from llmprod.decisions import QuotaPaused as QuotaPaused
+    from llmprod.decisions import ResumeRefused as ResumeRefused
+    from llmprod.decisions import RetryScheduled as RetryScheduled
+    from llmprod.decisions import StreamHeld as StreamHeld
+    from llmprod.decisions import StreamResumed as StreamResumed
+    from llmprod.decisions import TargetChosen as TargetChosen
+    from llmprod.decisions import TargetPaused as TargetPaused
     from llmprod.decorators import resilient as resilient
     from llmprod.errors import AllTargetsFailed as AllTargetsFailed
     from llmprod.errors import AttemptTimedOut as AttemptTimedOut
     from llmprod.errors import AuthenticationFailed as AuthenticationFailed
     from llmprod.errors import BadRequest as BadRequest
+    from llmprod.errors import BulkheadFull as BulkheadFull
     from llmprod.errors import CallError as CallError
     from llmprod.errors import CallTimeout as CallTimeout
     from llmprod.errors import CircuitOpen as CircuitOpen
@@ -42,16 +69,20 @@ if TYPE_CHECKING:
     from llmprod.errors import LLMProdError as LLMProdError
     from llmprod.errors import MissingKey as MissingKey
     from llmprod.errors import NotFound as NotFound
+    from llmprod.errors import NoUsableKey as NoUsableKey
     from llmprod.errors import Overloaded as Overloaded
     from llmprod.errors import PermissionDenied as PermissionDenied
     from llmprod.errors import ProtocolError as ProtocolError
     from llmprod.errors import ProviderError as ProviderError
     from llmprod.errors import QuotaExhausted as QuotaExhausted
     from llmprod.errors import RateLimited as RateLimited
+    from llmprod.errors import RateLimitExceeded as RateLimitExceeded
     from llmprod.errors import ReadError as ReadError
     from llmprod.errors import Rejected as Rejected
     from llmprod.errors import ServerError as ServerError
+    from llmprod.errors import Shed as Shed
     from llmprod.errors import StreamInterrupted as StreamInterrupted
+    from llmprod.errors import StreamTooSlow as StreamTooSlow
     from llmprod.errors import TransportError as TransportError
     from llmprod.errors import TruncatedAnswer as TruncatedAnswer
     from llmprod.errors import UnsupportedParameter as UnsupportedParameter
@@ -69,10 +100,19 @@ if TYPE_CHECKING:
     from llmprod.events import ToolCallDelta as ToolCallDelta
     from llmprod.events import ToolCallDone as ToolCallDone
     from llmprod.events import UsageUpdate as UsageUpdate
+    from llmprod.mechanisms.adaptive_throttle import Throttle as Throttle
     from llmprod.mechanisms.backoff import Backoff as Backoff
     from llmprod.mechanisms.circuit_breaker import Breaker as Breaker
     from llmprod.mechanisms.circuit_breaker import BreakerOptions as BreakerOptions
     from llmprod.mechanisms.circuit_breaker import BreakerState as BreakerState
+    from llmprod.mechanisms.concurrency_limit import AIMDLimit as AIMDLimit
+    from llmprod.mechanisms.concurrency_limit import ConcurrencyLimit as ConcurrencyLimit
+    from llmprod.mechanisms.concurrency_limit import ConcurrencyPermit as ConcurrencyPermit
+    from llmprod.mechanisms.concurrency_limit import FixedLimit as FixedLimit
+    from llmprod.mechanisms.concurrency_limit import QueueLimit as QueueLimit
+    from llmprod.mechanisms.gradient2 import Gradient2 as Gradient2
+    from llmprod.mechanisms.latency_window import LatencyWindow as LatencyWindow
+    from llmprod.mechanisms.retry_budget import RetryBudget as RetryBudget
     from llmprod.presets import standard as standard
     from llmprod.provider import BaseProvider as BaseProvider
     from llmprod.provider import Capabilities as Capabilities
@@ -122,9 +162,13 @@ if TYPE_CHECKING:
     from llmprod.wrapper import StackOrderWarning as StackOrderWarning
     from llmprod.wrapper import WrappedProvider as WrappedProvider
     from llmprod.wrapper import Wrapper as Wrapper
+    from llmprod.wrapper import deployment as deployment
     from llmprod.wrapper import describe as describe
     from llmprod.wrapper import lint as lint
+    from llmprod.wrappers.adaptive_throttle import AdaptiveThrottle as AdaptiveThrottle
     from llmprod.wrappers.attempt_timeout import AttemptTimeout as AttemptTimeout
+    from llmprod.wrappers.bulkhead import Bulkhead as Bulkhead
+    from llmprod.wrappers.chaos import Chaos as Chaos
     from llmprod.wrappers.circuit_breaker import CircuitBreaker as CircuitBreaker
     from llmprod.wrappers.deadline import Deadline as Deadline
     from llmprod.wrappers.failover import Failover as Failover
@@ -132,12 +176,6 @@ if TYPE_CHECKING:
 
 # The module that each public name lives in; tests/api.txt freezes the list.
 _HOME = {
-    "verdict": (
-        "Action",
-        "Classifier",
-        "Verdict",
-        "classify",
-    ),
     "_calls": (
         "CallOptions",
         "GenerateOptions",
@@ -147,20 +185,50 @@ _HOME = {
         "Client",
         "StreamCall",
     ),
-    "sync_response": ("SyncResponse",),
     "clock": (
         "Clock",
         "LoopClock",
         "Random",
         "SystemClock",
     ),
-    "context": ("Context",),
+    "context": (
+        "CallState",
+        "Context",
+        "Lane",
+    ),
+    "decisions": (
+        "AttemptRefused",
+        "BreakerChanged",
+        "CallShed",
+        "CallThrottled",
+        "CallWaited",
+        "ChaosInjected",
+        "ConcurrencyChanged",
+        "Decision",
+        "HedgeEnded",
+        "HedgeStarted",
+        "KeyQuarantined",
+        "LeastBadTried",
+        "LimitCalibrated",
+        "LimitRefused",
+        "LimitStoreChanged",
+        "LimitWaited",
+        "Listener",
+        "QuotaPaused",
+        "ResumeRefused",
+        "RetryScheduled",
+        "StreamHeld",
+        "StreamResumed",
+        "TargetChosen",
+        "TargetPaused",
+    ),
     "decorators": ("resilient",),
     "errors": (
         "AllTargetsFailed",
         "AttemptTimedOut",
         "AuthenticationFailed",
         "BadRequest",
+        "BulkheadFull",
         "CallError",
         "CallTimeout",
         "CircuitOpen",
@@ -177,17 +245,21 @@ _HOME = {
         "InvalidOutput",
         "LLMProdError",
         "MissingKey",
+        "NoUsableKey",
         "NotFound",
         "Overloaded",
         "PermissionDenied",
         "ProtocolError",
         "ProviderError",
         "QuotaExhausted",
+        "RateLimitExceeded",
         "RateLimited",
         "ReadError",
         "Rejected",
         "ServerError",
+        "Shed",
         "StreamInterrupted",
+        "StreamTooSlow",
         "TransportError",
         "TruncatedAnswer",
         "UnsupportedParameter",
@@ -208,12 +280,23 @@ _HOME = {
         "ToolCallDone",
         "UsageUpdate",
     ),
+    "mechanisms.adaptive_throttle": ("Throttle",),
     "mechanisms.backoff": ("Backoff",),
     "mechanisms.circuit_breaker": (
         "Breaker",
         "BreakerOptions",
         "BreakerState",
     ),
+    "mechanisms.concurrency_limit": (
+        "AIMDLimit",
+        "ConcurrencyLimit",
+        "ConcurrencyPermit",
+        "FixedLimit",
+        "QueueLimit",
+    ),
+    "mechanisms.gradient2": ("Gradient2",),
+    "mechanisms.latency_window": ("LatencyWindow",),
+    "mechanisms.retry_budget": ("RetryBudget",),
     "presets": ("standard",),
     "provider": (
         "BaseProvider",
@@ -250,6 +333,7 @@ _HOME = {
         "OutputSchema",
         "Tool",
     ),
+    "sync_response": ("SyncResponse",),
     "trace": (
         "Attempt",
         "Trace",
@@ -271,16 +355,26 @@ _HOME = {
         "FinishReason",
         "Usage",
     ),
+    "verdict": (
+        "Action",
+        "Classifier",
+        "Verdict",
+        "classify",
+    ),
     "wrapper": (
         "Phase",
         "Stack",
         "StackOrderWarning",
         "WrappedProvider",
         "Wrapper",
+        "deployment",
         "describe",
         "lint",
     ),
+    "wrappers.adaptive_throttle": ("AdaptiveThrottle",),
     "wrappers.attempt_timeout": ("AttemptTimeout",),
+    "wrappers.bulkhead": ("Bulkhead",),
+    "wrappers.chaos": ("Chaos",),
     "wrappers.circuit_breaker": ("CircuitBreaker",),
     "wrappers.deadline": ("Deadline",),
     "wrappers.failover": ("Failover",),

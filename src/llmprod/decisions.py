@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from llmprod.context import Context
 
 __all__ = [
-    "AttemptRefused", "BreakerChanged", "CallShed", "CallWaited", "ChaosInjected", "ConcurrencyChanged",
-    "CrawlStopped", "Decision", "HedgeEnded", "HedgeStarted", "KeyQuarantined", "LeastBadTried", "LimitCalibrated",
-    "LimitRefused", "LimitStoreChanged", "LimitWaited", "Listener", "QuotaPaused", "ResumeRefused", "RetryScheduled",
-    "StreamHeld", "StreamResumed", "TargetChosen", "TargetPaused",
+    "AttemptRefused", "BreakerChanged", "CallShed", "CallThrottled", "CallWaited", "ChaosInjected",
+    "ConcurrencyChanged", "CrawlStopped", "Decision", "HedgeEnded", "HedgeStarted", "KeyQuarantined", "LeastBadTried",
+    "LimitCalibrated", "LimitRefused", "LimitStoreChanged", "LimitWaited", "Listener", "QuotaPaused", "ResumeRefused",
+    "RetryScheduled", "StreamHeld", "StreamResumed", "TargetChosen", "TargetPaused",
 ]  # fmt: skip
 
 
@@ -282,18 +282,28 @@ class CallWaited(Decision):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallShed(Decision):
-    """A call was refused to protect the target or the others.
+    """A call that would have had to wait, or had waited, was given up to protect the others.
 
     Attributes:
-        reason: ``queue full``, ``too late`` (its deadline leaves no time), ``waited too long``, ``throttled``.
+        reason: ``queue full``, ``too late`` (its deadline leaves no time), ``waited too long``.
         waited: seconds that it had waited.
-        probability: of being refused, for a throttle.
     """
 
     wrapper: ClassVar[str] = "Bulkhead"
-    reason: Literal["queue full", "too late", "waited too long", "throttled"]
+    reason: Literal["queue full", "too late", "waited too long"]
     waited: float = 0.0
-    probability: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallThrottled(Decision):
+    """A call was refused because the target refuses too many.
+
+    Attributes:
+        probability: of being refused.
+    """
+
+    wrapper: ClassVar[str] = "AdaptiveThrottle"
+    probability: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import llmprod
+import llmprod.decisions
 from llmprod import AllTargetsFailed, Capabilities, LLMProdError, Phase, Verdict, Wrapper, classify, errors
 from llmprod.provider import PARAMETERS
 from llmprod.providers._openai_profile import OPENAI, PROFILES
@@ -192,6 +193,17 @@ def phases_table() -> str:
     return table(["how often", "phase", "number", "built in"], rows)
 
 
+def decisions_table() -> str:
+    rows: list[list[str]] = []
+    for name in llmprod.decisions.__all__:
+        kind = getattr(llmprod.decisions, name)
+        if isinstance(kind, type) and issubclass(kind, llmprod.Decision) and kind is not llmprod.Decision:
+            meaning = (inspect.getdoc(kind) or "").split("\n\n")[0].replace("\n", " ")
+            values = [f"`{item.name}`" for item in fields(kind) if item.name not in ("at", "target")]
+            rows.append([f"`{name}`", f"`{kind.wrapper}`", meaning, ", ".join(values)])
+    return table(["record", "of", "says", "with"], sorted(rows, key=lambda row: (row[1], row[0])))
+
+
 def tree(model: str, *fallbacks: str) -> str:
     """What `describe()` prints for a client of these, with simulated models in the places of real ones."""
     from llmprod import Client, Static
@@ -214,6 +226,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "parameters": parameters_table,
     "profiles": profiles_table,
     "phases": phases_table,
+    "decisions": decisions_table,
 }
 
 

@@ -25,7 +25,7 @@ from llmprod import (
     StreamInterrupted,
     Verdict,
 )
-from llmprod.decisions import CallShed
+from llmprod.decisions import CallThrottled
 from llmprod.errors import Shed
 from llmprod.mechanisms.adaptive_throttle import Throttle
 from llmprod.testing.scripted import HANG, Scripted
@@ -55,8 +55,8 @@ async def test_a_target_that_refuses_most_calls_is_sent_fewer():
     assert provider.calls == 1
     assert caught.value.provider == "scripted"
     (shed,) = told.trace.decisions
-    assert isinstance(shed, CallShed)
-    assert (shed.reason, shed.probability) == ("throttled", pytest.approx(0.5))
+    assert isinstance(shed, CallThrottled)
+    assert shed.probability == pytest.approx(0.5)
     assert counted(stack) == (2, 0)
 
 

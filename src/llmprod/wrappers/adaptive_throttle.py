@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from llmprod.clock import SYSTEM_CLOCK, SYSTEM_RANDOM, Clock, Random
 from llmprod.context import Context
-from llmprod.decisions import CallShed
+from llmprod.decisions import CallThrottled
 from llmprod.errors import CallTimeout, ConnectTimeout, Shed, TransportError
 from llmprod.mechanisms.adaptive_throttle import Throttle, ThrottleTicket
 from llmprod.provider import Provider
@@ -88,7 +88,7 @@ class _AdaptiveThrottleProvider(WrappedProvider):
     async def send(self, request: Request, context: Context) -> Response:
         ticket = self.throttle.acquire()
         if ticket is None:
-            context.decided(CallShed, self.name, reason="throttled", probability=self.throttle.refused_at)
+            context.decided(CallThrottled, self.name, probability=self.throttle.refused_at)
             raise Shed(provider=self.name, detail="throttled: the target refuses too many calls")
         try:
             response = await self.inner.send(request, context)
