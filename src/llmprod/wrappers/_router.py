@@ -40,13 +40,20 @@ _PAUSE_AT_MOST = 60.0
 class _Tried:
     """What became of one call's round over the targets."""
 
-    __slots__ = ("asked", "failed", "last", "window")
+    __slots__ = ("asked", "before", "failed", "last", "window")
 
-    def __init__(self) -> None:
+    def __init__(self, attempts: int) -> None:
+        self.before = attempts
         self.failed: list[tuple[Provider, Exception, Verdict]] = []
         self.last: Exception | None = None
         self.asked = 0
         self.window = 0
+
+    def further(self, context: Context) -> bool:
+        """An attempt now would be a further one. The round's first is covered by the leave that the round has."""
+        # A target may be a stack with a Retry in it, which asked and was refused in the end. Beside another attempt the
+        # count says nothing.
+        return self.asked > 0 or (context.lane is None and context.call.attempts > self.before)
 
     def note(self, target: Provider, error: Exception, verdict: Verdict) -> None:
         self.failed.append((target, error, verdict))
@@ -108,11 +115,11 @@ class Router(ABC):
 
     async def send(self, request: Request, context: Context) -> Response:
         """Return the first answer."""
-        tried = _Tried()
+        tried = _Tried(context.call.attempts)
         for target in self.order(request, context):
             if self._left_out(target, request, context, tried):
                 continue
-            if tried.asked and not self._may_ask(target, request, context):
+            if not self._may_ask(target, request, context, tried):
                 if (said := context.call.errors.get(id(target))) is not None:
                     tried.note(target, said, self.classify(said))
                 continue
@@ -120,7 +127,7 @@ class Router(ABC):
             if response is not None:
                 return response
         least_bad = self._least_bad(tried)
-        if least_bad is not None:
+        if least_bad is not None and self._may_ask(least_bad[0], request, context, tried):
             target, error = least_bad
             context.decided(LeastBadTried, target.name, retry_after=error.retry_after)
             response = await self._try(target, request, replace(context, insist=True), tried)
@@ -151,8 +158,8 @@ class Router(ABC):
             context.check(target.name)
         return False
 
-    def _may_ask(self, target: Provider, request: Request, context: Context) -> bool:
-        if id(target) in self._free:
+    def _may_ask(self, target: Provider, request: Request, context: Context, tried: _Tried) -> bool:
+        if id(target) in self._free or not tried.further(context):
             return True
         return context.extra_attempt("failover", target.name, needs=self._times[id(target)].least(request))
 
@@ -161,21 +168,19 @@ class Router(ABC):
         call = context.call
         lane = context.lane
         attempts = call.attempts
+        paid = attempts > 0 and id(target) not in self._free and tried.further(context)  # by leave of the budget
         started = context.clock.now()
         if lane is not None:
             lane.asking = id(target)
         try:
             response = await self.ask(target, request, context)
         except Exception as error:
-            if lane is not None:
-                lane.asking = None
+            self._not_asked(paid, attempts, context)
             verdict = self.classify(error)
             if verdict.action is Action.FATAL:
                 raise
             tried.note(target, error, verdict)
             if isinstance(error, Rejected):
-                if tried.asked and call.attempts == attempts and call.budget is not None:
-                    call.budget.refund()
                 return None
             tried.asked += 1
             tried.last = call.errors[id(target)] = error
@@ -183,11 +188,18 @@ class Router(ABC):
                 raise
             return None
         except BaseException:
-            if lane is not None:
-                lane.asking = None
+            self._not_asked(paid, attempts, context)
             raise
         self._times[id(target)].record(request, context.clock.now() - started)
         return response
+
+    def _not_asked(self, paid: bool, attempts: int, context: Context) -> None:
+        """After a failure: free the lane, and give leave back if the attempt was over before a provider was asked."""
+        if context.lane is not None:
+            context.lane.asking = None
+        call = context.call
+        if paid and call.attempts == attempts and call.budget is not None:
+            call.budget.refund()
 
     def _goes_up(self, target: Provider, error: Exception, verdict: Verdict, context: Context, tried: _Tried) -> bool:
         """Note what the failure means for this and other calls; tell whether it is left to a Retry outside."""
@@ -203,7 +215,8 @@ class Router(ABC):
             call.held[id(target)] = (now + verdict.retry_after, error)
             pause = min(verdict.retry_after, _PAUSE_AT_MOST)
             if len(self.targets) > 1:
-                self._paused[id(target)] = (now + pause, error)
+                if self._paused.get(id(target), (0.0, error))[0] < now + pause:  # a shorter wait shortens no longer one
+                    self._paused[id(target)] = (now + pause, error)
                 context.decided(TargetPaused, target.name, seconds=pause)
             return False
         return self.leaves_to_retry(failures, verdict, context)

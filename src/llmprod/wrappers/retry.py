@@ -141,6 +141,10 @@ class _RetryProvider(WrappedProvider):
         call = context.call
         pending: list[Exception] = [first]
 
+        def give_back() -> None:
+            if call.attempts and call.budget is not None:  # a call's first attempt took no leave
+                call.budget.refund()
+
         async def attempt() -> Response:
             if pending:  # tenacity's first attempt is the failure that brought us here
                 raise pending.pop()
@@ -149,8 +153,8 @@ class _RetryProvider(WrappedProvider):
             try:
                 return await self.inner.send(request, context)
             finally:
-                if call.attempts == attempts and call.budget is not None:
-                    call.budget.refund()  # refused or cancelled before a provider was asked
+                if call.attempts == attempts:
+                    give_back()  # refused or cancelled before a provider was asked
 
         def wait(state: RetryCallState) -> float:
             verdict = self.wrapper.classify(_error(state))
@@ -178,8 +182,7 @@ class _RetryProvider(WrappedProvider):
             try:
                 await context.clock.sleep(seconds)
             except BaseException:
-                if call.budget is not None:
-                    call.budget.refund()
+                give_back()
                 raise
 
         retrying = AsyncRetrying(
