@@ -413,10 +413,18 @@ class Shed(Rejected):
 
 
 class NoUsableKey(Rejected):
-    """Every credential of a pool is quarantined or paused; ``retry_after`` says until when."""
+    """Every credential of a pool is quarantined or paused; ``retry_after`` says until when.
+
+    Attributes:
+        refused: True where none is merely paused: the provider refused them all.
+    """
 
     origin: Origin = "app"
     what = "no usable key"
+
+    def __init__(self, *, refused: bool = False, **fields: Any) -> None:
+        super().__init__(**fields)
+        self.refused: bool = refused
 
 
 # ---- the call as a whole --------------------------------------------------------------------------------------------

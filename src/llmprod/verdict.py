@@ -74,6 +74,8 @@ _TABLE: dict[type[BaseException], Verdict] = {
     errors.CallTimeout: Verdict(action=_OTHER, health="down"),
     errors.DeadlineExceeded: Verdict(action=_FATAL),
     errors.Rejected: Verdict(action=_OTHER),
+    # A Retry may wait for as long as the server asked to be left alone; where it refused all keys, that is no use.
+    errors.NoUsableKey: Verdict(action=_SAME, prefer_other=True),
     errors.StreamInterrupted: Verdict(action=_FATAL),
     errors.InvalidOutput: Verdict(action=_FATAL, health="up"),
     errors.UnsupportedParameter: Verdict(action=_OTHER),
@@ -92,6 +94,8 @@ def classify(error: BaseException) -> Verdict:
         return error.verdict
     if isinstance(error, errors.ReadError) and error.in_stream:
         return replace(_TABLE[errors.TruncatedAnswer], retry_after=error.retry_after)
+    if isinstance(error, errors.NoUsableKey) and getattr(error, "refused", False):
+        return replace(_TABLE[errors.Rejected], retry_after=error.retry_after)
     for kind in type(error).__mro__:
         verdict = _TABLE.get(kind)
         if verdict is not None:
