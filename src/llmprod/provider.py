@@ -185,6 +185,7 @@ class BaseProvider(ABC):
         except BaseException as error:
             attempt.failed(error, clock.now() - started, state="cancelled")
             raise
+        response.deployment = self.identity
         if not response.closed:
             attempt.ttft = clock.now() - started - attempt.started
         response.on_close(lambda outcome: attempt.ended(outcome, clock.now() - started))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
 
@@ -171,6 +171,7 @@ class Response:
         dropped: names of request fields left out because the target can't honour them (``drop_unsupported``).
         raw: the provider's JSON of a whole answer, nothing left out; None for a stream.
         headers: the HTTP response's headers, lower-case; empty without HTTP.
+        deployment: the ``identity`` of the provider that answered, for routers; None where it has none.
     """
 
     def __init__(
@@ -201,6 +202,7 @@ class Response:
         self.dropped: tuple[str, ...] = tuple(dropped)
         self.raw = raw
         self.headers: dict[str, str] = headers if headers is not None else {}
+        self.deployment: Hashable | None = None
         self.context = context
         self._request = request
         self._builders: dict[int, _Builder] = {}

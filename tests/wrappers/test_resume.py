@@ -288,6 +288,41 @@ async def test_of_several_targets_only_one_with_prefill_is_asked():
     assert (response.provider, response.model) == ("c", "c")
 
 
+async def test_another_deployment_of_the_same_name_goes_on():
+    a, b = scripted(["Hel", broken()], name="m"), scripted(["lo"], name="m")
+    response, _ = await read(Resume(ContinueText())(Failover(a, b)))
+    assert (response.text, a.calls, b.calls) == ("Hello", 1, 1)
+
+
+async def test_the_one_that_broke_is_asked_where_nobody_else_can():
+    a, b = scripted(["Hel", broken()], ["lo"], name="a"), Scripted(name="b")
+    response, _ = await read(Resume(ContinueText())(Failover(a, b)))
+    assert (response.text, a.calls, b.calls) == ("Hello", 2, 0)
+
+
+async def test_who_was_passed_over_is_there_for_the_next_plan():
+    # The second target says that it continues a prefix, and does not; the first alone has the tools for a new answer.
+    a = Scripted(["Hel", broken()], ["Hello"], name="a", capabilities=PREFILL)
+    fewer = replace(PREFILL, parameters=PREFILL.parameters - {"seed"})
+
+    class Picky(Scripted):
+        @property
+        def capabilities(self) -> Capabilities:
+            return PREFILL if self.calls == 0 else fewer
+
+    b = Picky(BadRequest(), name="b")
+    stack = Resume(ContinueText(), Restart())(Failover(a, b))
+    response, _ = await read(stack, replace(STREAM, seed=1))
+    assert (response.text, a.calls, b.calls) == ("Hello", 2, 1)
+
+
+async def test_a_plan_that_added_nothing_comes_last():
+    inner = scripted([ECHO, broken()], [ECHO, broken()], ["New"])
+    response, events = await read(Resume(ContinueText(), Restart(), resumes=2)(inner))
+    assert response.text == "New"
+    assert [type(event) for event in events if isinstance(event, (Seam, Reset))] == [Seam, Reset]
+
+
 async def test_a_target_that_stalled_is_not_asked_again():
     a = scripted(["Hel", HANG], name="a")
     b = scripted(["lo"], name="b")

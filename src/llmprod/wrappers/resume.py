@@ -102,17 +102,28 @@ class _ResumeProvider(WrappedProvider):
             provider=hop.provider, context=context, request=request, model=hop.model, source=source,
             request_id=hop.request_id, dropped=hop.dropped, headers=hop.headers,
         )  # fmt: skip
+        answer.deployment = hop.deployment
         source.answer = weakref.ref(answer)  # not the response itself: its collection must not wait for a cycle's
         return answer
 
-    def avoid(self, hop: Response, error: Exception, context: Context) -> None:
-        """Have routers ask another target where the one that broke is not to be asked again."""
-        if self.wrapper.classify(error).action is Action.RETRY_SAME:
-            return
+    def put_aside(self, hop: Response, error: Exception, request: Request, context: Context) -> set[int]:
+        """Have routers pass over the target that broke, where another can serve ``request``; return whom."""
+        verdict = self.wrapper.classify(error)
+        if verdict.action is Action.RETRY_SAME and not verdict.prefer_other:
+            return set()
+        silent = context.call.silent
+        aside: set[int] = set()
         for targets in _routed(self.inner):
-            if len(targets) > 1:
-                broke = [target for target in targets if any(leaf.name == hop.provider for leaf in leaves(target))]
-                context.call.silent.update(map(id, broke))
+            broke = {id(target) for target in targets if _serves(target, hop)} - silent
+            able = {id(target) for target in targets if not target.capabilities.missing(request)} - silent
+            if able - broke:
+                aside |= broke
+        silent |= aside
+        return aside
+
+
+def _serves(target: Provider, hop: Response) -> bool:
+    return any(getattr(leaf, "identity", id(leaf)) == hop.deployment for leaf in leaves(target))
 
 
 def _routed(provider: Provider) -> Iterator[Sequence[Provider]]:
@@ -129,8 +140,8 @@ class _ResumingSource:
     """The events of one response after the other, as those of one answer."""
 
     __slots__ = (
-        "_before", "_context", "_failure", "_finished", "_left", "_over", "_owner", "_ready", "_request", "_shown",
-        "_spent", "_splice", "_told", "answer", "hop",
+        "_before", "_by", "_context", "_failure", "_finished", "_left", "_over", "_owner", "_ready", "_request",
+        "_shown", "_spent", "_splice", "_told", "answer", "hop",
     )  # fmt: skip
 
     def __init__(self, owner: _ResumeProvider, request: GenerateRequest, context: Context, hop: Response) -> None:
@@ -145,6 +156,7 @@ class _ResumingSource:
         self._spent: Usage | None = None
         self._told = 0  # tokens that earlier hops of this answer took
         self._before = 0  # pieces that were shown before this hop
+        self._by: Plan | None = None  # the plan that the current hop is by
         self._left = owner.wrapper.resumes
         self._finished = False
         self._over = False
@@ -229,11 +241,10 @@ class _ResumingSource:
                 raise error
             self._context.decided(StreamHeld, self.hop.provider, events=len(held))
             unseen(error, self._context)
-            self._owner.avoid(self.hop, error, self._context)
             broke, pieces = self.hop, sum(characters(event) > 0 for event in held)
             held.clear()
             size = 0
-            self.hop = await self._ask(self._request)
+            self.hop = await self._ask(self._request, error)
             self._left -= 1
             self._spend(self._used(broke.usage or getattr(error, "usage", None), pieces))
         for event in held:
@@ -253,17 +264,19 @@ class _ResumingSource:
         elif wrapper.classify(error).action is Action.FATAL:
             refused.append("the break is final")
         else:
-            self._owner.avoid(hop, error, context)
-            for plan in wrapper.plans:
+            # A plan whose hop has just broken before it added anything is the last to be tried again.
+            fruitless = self._by if self._shown.pieces == self._before else None
+            for plan in sorted(wrapper.plans, key=lambda plan: plan is fruitless):
                 reason = await self._try(plan, error)
                 if reason is None:
                     return
                 refused.append(f"{plan.label}: {reason}")
-        if refused:
-            context.decided(ResumeRefused, hop.provider, reason="; ".join(refused))
-            error.add_note(f"not resumed: {'; '.join(refused)}")
-        if self._spent is not None and hop.usage is None and not self._finished:
-            self._hand_out(UsageUpdate(self._spent + self._used(None)))
+        reason = "; ".join(refused) or "no plan"
+        context.decided(ResumeRefused, hop.provider, reason=reason)
+        error.add_note(f"not resumed: {reason}")
+        if self._spent is not None and not self._finished:
+            used = self._used(hop.usage or getattr(error, "usage", None))
+            self._hand_out(UsageUpdate(self._spent + used))
         self._failure = error
 
     async def _try(self, plan: Plan, error: Exception) -> str | None:
@@ -285,7 +298,7 @@ class _ResumingSource:
         if not self._leave():
             return "no leave to ask again"
         try:
-            first = await self._open(todo)
+            first = await self._open(todo, error)
         except Exception as failure:  # noqa: BLE001 - whatever a plan fails of, the reader is told of the break
             if isinstance(failure, StreamInterrupted):
                 failure = _cause(failure)
@@ -294,6 +307,7 @@ class _ResumingSource:
             )
             return type(failure).__name__
         self._left -= 1
+        self._by = plan
         context.decided(StreamResumed, self.hop.provider, plan=plan.label, error=name)
         self._account(hop, error)
         if todo.reset:
@@ -316,16 +330,16 @@ class _ResumingSource:
         if answer is not None:
             hop = self.hop
             answer.provider, answer.model, answer.request_id = hop.provider, hop.model, hop.request_id
-            answer.headers = hop.headers
+            answer.headers, answer.deployment = hop.headers, hop.deployment
             answer.dropped = (*answer.dropped, *(name for name in hop.dropped if name not in answer.dropped))
 
     def _leave(self) -> bool:
         return self._left > 0 and self._context.extra_attempt("resume", self._owner.name)
 
-    async def _open(self, todo: Step) -> list[Event]:
+    async def _open(self, todo: Step, error: Exception) -> list[Event]:
         """Ask, make the answer the current hop, and return its events up to its first content."""
         assert todo.request is not None
-        hop = await self._ask(todo.request)
+        hop = await self._ask(todo.request, error)
         first: list[Event] = []
         async for event in hop:  # they are there: an open response has its first content
             first.append(event)
@@ -333,16 +347,21 @@ class _ResumingSource:
                 break
         if todo.prefix and _thinks(first[-1]):
             # What follows may be the answer from its start, or text that the server takes for reasoning.
+            self._spend(hop.usage or _estimate(self._request, 1))
             await hop.aclose()
             raise ProtocolError(provider=hop.provider, detail="it thought instead of going on", in_stream=True)
         self.hop = hop
         return first
 
-    async def _ask(self, request: GenerateRequest) -> Response:
+    async def _ask(self, request: GenerateRequest, error: Exception) -> Response:
         call = self._context.call
         attempts = call.attempts
+        aside = self._owner.put_aside(self.hop, error, request, self._context)
         try:
             return await self._owner.inner.send(request, self._context)
+        except BaseException:
+            call.silent -= aside  # the next plan may have nobody else to ask
+            raise
         finally:
             if call.attempts == attempts and call.budget is not None:
                 call.budget.refund()  # refused or cancelled before a provider was asked
