@@ -175,6 +175,9 @@ def test_a_quarantine_ends_by_hand():
     assert made.state()["key1"] == "usable"
     assert late.refused() is None  # begun before it was mended
     assert made.usable(0)
+    made.take(0).throttled(60.0)
+    made.restore("key1")
+    assert made.usable(0)
     with pytest.raises(InvalidArgument, match="label: got 'key9'; allowed: key1, key2"):
         made.restore("key9")
 

@@ -214,7 +214,7 @@ class KeyRing:
         return {key.label: self._state(key) for key in self.keys}
 
     def restore(self, label: str) -> None:
-        """End a credential's quarantine by hand, when what was wrong with it is mended.
+        """End a credential's quarantine and its group's pause by hand, when what was wrong is mended.
 
         Raises:
             InvalidArgument: there is no such label.
@@ -223,6 +223,7 @@ class KeyRing:
             if key.label == label:
                 key.refused, key.until = 0, -math.inf
                 key.epoch += 1
+                key.group.resume()
                 return
         raise InvalidArgument("label", repr(label)[:40], ", ".join(self.labels))
 
