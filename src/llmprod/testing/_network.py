@@ -98,8 +98,8 @@ def _heard(event: str, arguments: tuple[Any, ...]) -> None:
         host = arguments[0]
     elif event in ("socket.connect", "socket.sendto") and isinstance(arguments[1], tuple):
         host = cast("tuple[object, ...]", arguments[1])[0]  # of other families it is a path or a number
-    if host:
-        guard.check(host.decode() if isinstance(host, bytes) else str(host), name=name)
+    if isinstance(host, (str, bytes)) and host:
+        guard.check(host.decode() if isinstance(host, bytes) else host, name=name)
 
 
 def _is_here(host: str) -> bool:
