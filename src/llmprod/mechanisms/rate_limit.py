@@ -11,6 +11,7 @@ is as old as its call, and taking it for the present would count everything sinc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 from llmprod.clock import SYSTEM_CLOCK, Clock
@@ -28,14 +29,14 @@ _TOLERANCE = 1e-9  # of what is asked for: rounding must not make a call wait tw
 class _Bucket:
     __slots__ = ("burst", "corrected", "dimension", "level", "name", "period", "rate", "seen")
 
-    def __init__(self, limit: Limit, now: float) -> None:
+    def __init__(self, limit: Limit) -> None:
         self.dimension: str = limit.dimension
         self.name = limit.name
         self.rate = limit.rate
         self.period = limit.period
         self.burst = limit.depth
         self.level = self.burst
-        self.seen = now
+        self.seen = -math.inf
         self.corrected = 0.0
 
     def refill(self, now: float, pace: float) -> None:
@@ -107,11 +108,10 @@ class RateLimiter:
         self.gate: object = None
         self._clock = clock
         self._concurrent = limits.concurrent
-        now = clock.now()
-        self._buckets = [_Bucket(limit, now) for limit in limits.rates]
-        self._paused_until = now
+        self._buckets = [_Bucket(limit) for limit in limits.rates]
+        self._paused_until = -math.inf
         self._slowed_to = 1.0
-        self._slowed_at = now - 1e9
+        self._slowed_at = -math.inf
 
     @property
     def pace(self) -> float:
@@ -162,7 +162,7 @@ class RateLimiter:
                 bucket.refill(now, pace)
                 wait = paused + bucket.wait(cost, pace, ahead.get(bucket.dimension, 0.0) if ahead else 0.0)
                 if wait > longest:
-                    longest, short = wait, bucket.name
+                    longest, short = wait, "paused" if paused else bucket.name
         if longest <= 0 and self._concurrent is not None and self.in_flight >= self._concurrent:
             return Shortage("concurrent", None)
         return Shortage(short, longest) if longest > 0 else None
