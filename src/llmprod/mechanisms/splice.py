@@ -149,7 +149,8 @@ def _echoes(prefix: str) -> tuple[str, ...]:
 
 def _repeats(text: str) -> bool:
     """True for a text that is made of one piece, twice or more often, and a rest."""
-    head, half = text[:8], len(text) // 2
+    half = len(text) // 2
+    head = text[: min(half, 64)]
     period = text.find(head, 1)
     while 0 < period <= half:
         if text.startswith(text[period:]):
