@@ -1,5 +1,6 @@
 """Chaos: each kind, whole and streamed, through the wrappers around it; who is spared; that a seed repeats it."""
 
+import anyio
 import pytest
 
 from llmprod import (
@@ -29,6 +30,7 @@ from llmprod import (
     TruncatedAnswer,
     classify,
     lint,
+    resilient,
 )
 from llmprod._functions.request import FunctionRequest
 from llmprod.decisions import ChaosInjected
@@ -256,6 +258,41 @@ async def test_the_breaker_sees_a_cut():
             await ask(stack, STREAM)
     with pytest.raises(CallError, match="breaker"):
         await ask(stack, STREAM)
+
+
+# ---- decorated functions ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("values", [["a", "b", "c"], [object(), object(), object()]], ids=["texts", "unknown values"])
+async def test_the_items_of_a_functions_stream_are_counted(values):
+    @resilient(Chaos(cut=2, drip=3, rate=1), clock=LoopClock())
+    async def stream():
+        for value in values:
+            yield value
+
+    seen, started = [], anyio.current_time()
+
+    async def read():
+        async for value in stream():
+            seen.append(value)  # noqa: PERF401
+
+    with pytest.raises(StreamInterrupted, match=INJECTED):
+        await read()
+    assert seen == values[:2]
+    assert anyio.current_time() - started == pytest.approx(6)
+
+
+async def test_a_functions_value_is_lost():
+    calls = []
+
+    @resilient(Chaos(cut=2, rate=1), clock=LoopClock())
+    async def whole():
+        calls.append(1)
+        return "value"
+
+    with pytest.raises(TruncatedAnswer):
+        await whole()
+    assert calls == [1]
 
 
 # ---- drip ------------------------------------------------------------------------------------------------------------

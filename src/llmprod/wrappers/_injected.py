@@ -21,8 +21,8 @@ from llmprod.errors import (
     ReadError,
     ServerError,
 )
-from llmprod.events import CONTENT, Event, Finish, Start, TextDelta, UsageUpdate
-from llmprod.request import Request
+from llmprod.events import CONTENT, Event, Finish, Item, Start, TextDelta, UsageUpdate
+from llmprod.request import GenerateRequest, Request
 from llmprod.response import EventSource, Response, WrappedSource
 from llmprod.usage import Usage
 
@@ -113,13 +113,24 @@ def marked(error: CallError, target: str) -> CallError:
     return error
 
 
+def counted_in(request: Request) -> frozenset[type]:
+    """Return the kinds of events that are counted: content, or the items of a decorated function's stream."""
+    return CONTENT if isinstance(request, GenerateRequest) else _ITEMS
+
+
+_ITEMS = frozenset[type]({Item, Finish})
+
+
 class DripSource(WrappedSource):
-    """Each content event comes ``seconds`` later."""
+    """Each counted event comes ``seconds`` later."""
 
-    __slots__ = ("_clock", "_context", "_seconds", "_target", "_told")
+    __slots__ = ("_clock", "_context", "_counted", "_seconds", "_target", "_told")
 
-    def __init__(self, source: EventSource, target: str, context: Context, seconds: float) -> None:
+    def __init__(
+        self, source: EventSource, target: str, context: Context, counted: frozenset[type], seconds: float
+    ) -> None:
         super().__init__(source)
+        self._counted = counted
         self._target = target
         self._context = context
         self._clock: Clock = context.clock
@@ -128,7 +139,7 @@ class DripSource(WrappedSource):
 
     async def __anext__(self) -> Event:
         event = self._poll() or await self._next()
-        if type(event) in CONTENT:
+        if type(event) in self._counted:
             if not self._told:
                 self._told = True
                 self._context.decided(ChaosInjected, self._target, kind="drip", seconds=self._seconds)
@@ -137,12 +148,13 @@ class DripSource(WrappedSource):
 
 
 class CutSource(WrappedSource):
-    """Breaks after ``cut`` content events, at the latest where the answer would end."""
+    """Breaks after ``cut`` counted events, at the latest where the answer would end."""
 
-    __slots__ = ("_context", "_cut", "_left", "_target")
+    __slots__ = ("_context", "_counted", "_cut", "_left", "_target")
 
-    def __init__(self, source: EventSource, target: str, context: Context, cut: int) -> None:
+    def __init__(self, source: EventSource, target: str, context: Context, counted: frozenset[type], cut: int) -> None:
         super().__init__(source)
+        self._counted = counted
         self._target = target
         self._context = context
         self._cut = self._left = cut
@@ -150,7 +162,7 @@ class CutSource(WrappedSource):
     async def __anext__(self) -> Event:
         if self._left:
             event = self._poll() or await self._next()
-            if type(event) not in CONTENT:
+            if type(event) not in self._counted:
                 return event
             if type(event) is not Finish:
                 self._left -= 1

@@ -25,7 +25,17 @@ from llmprod.provider import Provider
 from llmprod.request import GenerateRequest, Request
 from llmprod.response import Response
 from llmprod.wrapper import Phase, WrappedProvider, Wrapper
-from llmprod.wrappers._injected import CutSource, DripSource, Fault, Made, faults_of, made, marked, outcome_of
+from llmprod.wrappers._injected import (
+    CutSource,
+    DripSource,
+    Fault,
+    Made,
+    counted_in,
+    faults_of,
+    made,
+    marked,
+    outcome_of,
+)
 
 __all__ = ["Chaos"]
 
@@ -50,7 +60,8 @@ class Chaos(Wrapper):
         cut: break the connection after so many content events, or after a number between these two (default 1 to
             20), at the latest before the end. An answer that comes whole is asked for, and lost as a
             :class:`TruncatedAnswer`.
-        drip: seconds by which each content event of a stream comes later (default 1).
+        drip: seconds by which each content event of a stream comes later (default 1). Of a decorated function's
+            stream the items are counted instead.
         rate: share of the calls that are dealt each kind (default 0.001).
         fault_rate, outcome_rate, latency_rate, cut_rate, drip_rate: one kind's own rate.
         seed: makes it repeatable: the n-th enabled call of a wrapped target is dealt the same in every run. Without it
@@ -221,11 +232,12 @@ class _ChaosProvider(WrappedProvider):
         before = len(context.trace.entries)
         response = await self.inner.send(request, context)
         if not response.closed:
+            counted = counted_in(request)
             if deal.drip:
-                response.transform(lambda source: DripSource(source, self.name, context, self.wrapper.drip))
+                response.transform(lambda source: DripSource(source, self.name, context, counted, self.wrapper.drip))
             cut = deal.cut
             if cut is not None:
-                response.transform(lambda source: CutSource(source, self.name, context, cut))
+                response.transform(lambda source: CutSource(source, self.name, context, counted, cut))
         elif deal.cut is not None:
             error = marked(TruncatedAnswer(in_stream=True), self.name)
             error.usage = response.usage
