@@ -1,0 +1,387 @@
+"""Rate limits that several processes or machines share, on Redis, Valkey, or a cluster of either.
+
+One script decides, on the server's clock, over all limits of a call at once (:mod:`llmprod.stores._limits_script`).
+What a call really used is told afterwards, in the background. A call under way has a lease, so that a process that dies
+gives back its places.
+
+redis-py has asyncio alone, and so has this: on trio keep limits in the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import logging
+import uuid
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from llmprod import _validate
+from llmprod.clock import SYSTEM_CLOCK, SYSTEM_RANDOM, Clock, Random
+from llmprod.errors import InvalidArgument, RateLimitExceeded
+from llmprod.mechanisms.limit_headers import LimitReading
+from llmprod.mechanisms.limit_store import DAY, Calibrated, Leave, Limits, Shortage
+from llmprod.mechanisms.rate_limit import RateLimiter, matches
+from llmprod.stores._limits_script import SCRIPT
+
+__all__ = ["RedisLimits"]
+
+_SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
+_UNTOLD_AT_MOST = 10_000
+_LOCAL_AT_MOST = 10_000
+_PROBE, _PROBE_AT_MOST = 0.5, 10.0
+_log = logging.getLogger("llmprod")
+
+
+class RedisLimits:
+    """Where the processes that share a rate limit keep it: ``RateLimit(…, store=RedisLimits("redis://host"))``.
+
+    While Redis can't be reached, calls go on with this process's share of the limits (``local_share``) or are refused
+    (``refuse``); one probe at a time looks whether it is back. Use one object for each event loop.
+
+    Args:
+        server: the server's URL (``redis://``, ``rediss://``, ``valkey://``, ``unix://``), or a client of
+            ``redis.asyncio`` (or ``RedisCluster``), which stays yours to close.
+        prefix: what all keys begin with (default ``llmprod``). Names and tags are stored as hashes only.
+        when_lost: what to do while Redis can't be reached (default ``local_share``).
+        processes: how many processes share the limits, for the local share (default None: as many as were seen in
+            the last minute before Redis was lost).
+        timeout: seconds that Redis may take to answer (default 0.5).
+        lease: seconds after which a call that was never settled gives back its place among the concurrent ones; longer
+            than your longest call (default 900).
+        clock: time between probes.
+        random: spreads the probes.
+
+    Raises:
+        InvalidArgument: naming the option that is out of range.
+        ImportError: redis is not installed (``pip install llmprod[redis]``).
+    """
+
+    def __init__(
+        self,
+        server: Any,
+        *,
+        prefix: str = "llmprod",
+        when_lost: Literal["local_share", "refuse"] = "local_share",
+        processes: int | None = None,
+        timeout: float = 0.5,
+        lease: float = 900.0,
+        clock: Clock = SYSTEM_CLOCK,
+        random: Random = SYSTEM_RANDOM,
+    ) -> None:
+        if when_lost not in ("local_share", "refuse"):
+            raise InvalidArgument("when_lost", repr(when_lost)[:40], "local_share, refuse")
+        if not isinstance(prefix, str) or not prefix or "{" in prefix or "}" in prefix:
+            raise InvalidArgument("prefix", repr(prefix)[:40], "a string without braces")
+        _validate.whole("processes", processes, 1, optional=True)
+        _validate.seconds("timeout", timeout)
+        _validate.seconds("lease", lease)
+        self._url: str | None = _address(server) if isinstance(server, str) else None
+        if self._url is None and not hasattr(server, "evalsha"):
+            raise InvalidArgument("server", type(server).__name__, "a URL, or a client of redis.asyncio")
+        self._errors = _redis_errors()
+        self._client: Any = None if isinstance(server, str) else server
+        self.prefix = prefix
+        self.when_lost: Literal["local_share", "refuse"] = when_lost
+        self.processes = processes
+        self.timeout = timeout
+        self.lease = lease
+        self._clock = clock
+        self._random = random
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._process = uuid.uuid4().hex[:12]
+        self._ids = itertools.count()
+        self._seen = 1
+        self._lost = False
+        self._probe_at = 0.0
+        self._probe_wait = _PROBE
+        self._probing: asyncio.Task[None] | None = None
+        self._telling: asyncio.Task[None] | None = None
+        self._untold: deque[tuple[list[str], list[str], Callable[[], None]]] = deque(maxlen=_UNTOLD_AT_MOST)
+        self._local: OrderedDict[str, RateLimiter] = OrderedDict()
+
+    @property
+    def lost(self) -> bool:
+        """Redis can't be reached now."""
+        return self._lost
+
+    @property
+    def mode(self) -> str:
+        """What happens while it is lost: ``local_share`` or ``refuse``."""
+        return self.when_lost
+
+    # ---- leave ------------------------------------------------------------------------------------------------------
+
+    async def reserve(
+        self, key: str, limits: Limits, costs: Mapping[str, float], on_room: Callable[[], None]
+    ) -> Leave | Shortage:
+        """Take ``costs`` from the limits that go by ``key``, all or nothing.
+
+        Raises:
+            RateLimitExceeded: Redis is lost and ``when_lost`` is ``refuse``.
+            InvalidArgument: used on trio, or on two event loops at once.
+        """
+        self._here()
+        if self._lost:
+            self._look_for_it()
+            return self._without(key, limits, costs, on_room)
+        keys = self._keys(key)
+        leave = _Lease(self, keys, limits, costs, f"{self._process}:{next(self._ids)}", on_room)
+        arguments = [*_head("reserve", limits), leave.id, repr(self.lease), self._process, str(limits.concurrent or 0)]
+        arguments += [repr(float(costs.get(limit.dimension, 0.0))) for limit in limits.rates]
+        try:
+            answer: list[Any] = await self._run(keys, arguments)
+        except self._errors as error:
+            leave.cancel()  # it may have arrived all the same
+            self._lose(error)
+            return self._without(key, limits, costs, on_room)
+        except BaseException:
+            leave.cancel()
+            raise
+        self._seen = max(1, int(answer[1]))
+        if not int(answer[0]):
+            seconds = float(answer[3])
+            return Shortage(_text(answer[2]), None if seconds < 0 else seconds)
+        numbers = [float(value) for value in answer[2:]]
+        leave.levels = list(zip(numbers[::2], numbers[1::2], strict=True))
+        return leave
+
+    def throttled(self, key: str, limits: Limits, seconds: float) -> None:
+        """The provider refused a call: give nobody leave for ``seconds``, and less for a while."""
+        local = self._local.get(key)
+        if local is not None:
+            local.throttled(seconds)
+        if not self._lost:
+            self.later(self._keys(key), [*_head("throttled", limits), repr(float(seconds))], _nothing)
+
+    def _without(
+        self, key: str, limits: Limits, costs: Mapping[str, float], on_room: Callable[[], None]
+    ) -> Leave | Shortage:
+        if self.when_lost == "refuse":
+            after = max(0.0, self._probe_at - self._clock.now())
+            raise RateLimitExceeded(dimension="store", retry_after=round(after, 3), detail="the shared store is lost")
+        local = self._local.get(key)
+        if local is None:
+            local = self._local[key] = RateLimiter(limits.share(self.processes or self._seen), clock=self._clock)
+            if len(self._local) > _LOCAL_AT_MOST:
+                self._local.popitem(last=False)
+        else:
+            self._local.move_to_end(key)
+        local.on_room = on_room
+        return local.reserve(costs)
+
+    # ---- lost, and back ---------------------------------------------------------------------------------------------
+
+    def _lose(self, error: BaseException) -> None:
+        if not self._lost:
+            self._lost = True
+            self._probe_wait = _PROBE
+            self._probe_at = self._clock.now() + self._probe_wait
+            _log.warning("the shared store of rate limits is lost (%s); %s", type(error).__name__, self.when_lost)
+
+    def _look_for_it(self) -> None:
+        if self._probing is None and self._clock.now() >= self._probe_at and self._loop is not None:
+            self._probing = self._loop.create_task(self._probe())
+
+    async def _probe(self) -> None:
+        try:
+            async with asyncio.timeout(self.timeout):
+                await self._connected().ping()
+        except self._errors:
+            self._probe_wait = min(_PROBE_AT_MOST, self._probe_wait * 2)
+            wait = self._probe_wait * (0.5 + self._random.random() / 2)
+            self._probe_at = self._clock.now() + wait
+        else:
+            self._lost = False
+            self._local.clear()  # what is under way holds on to its own limiter
+            _log.warning("the shared store of rate limits is back")
+            self._start_telling()
+        finally:
+            self._probing = None
+
+    # ---- telling what was used --------------------------------------------------------------------------------------
+
+    def later(self, keys: list[str], arguments: list[str], then: Callable[[], None]) -> None:
+        """Run the script in the background; called by leases, also where nothing may be awaited."""
+        self._untold.append((keys, arguments, then))
+        if self._loop is not None and not self._lost and self._telling is None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+                self._loop.call_soon_threadsafe(self._start_telling)
+
+    def _start_telling(self) -> None:
+        if self._telling is None and self._untold and not self._lost and self._loop is not None:
+            self._telling = self._loop.create_task(self._tell())
+
+    async def _tell(self) -> None:
+        try:
+            while self._untold and not self._lost:
+                item = self._untold.popleft()
+                try:
+                    await self._run(item[0], item[1])
+                except self._errors as error:
+                    self._untold.appendleft(item)  # to tell twice does no harm: a lease ends once
+                    self._lose(error)
+                    return
+                item[2]()
+        finally:
+            self._telling = None
+
+    async def flush(self) -> None:
+        """Return when what was settled has been told, or Redis is lost."""
+        if self._untold:
+            self._here()
+        while self._untold and not self._lost:
+            self._start_telling()
+            if self._telling is None:
+                return
+            await asyncio.wait([self._telling])
+
+    async def aclose(self) -> None:
+        """Tell what is untold; close the connections, if they are ours."""
+        await self.flush()
+        for task in (self._probing, self._telling):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
+        if self._url is not None and self._client is not None:
+            client, self._client = self._client, None
+            await client.aclose()
+
+    # ---- Redis ------------------------------------------------------------------------------------------------------
+
+    def _here(self) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise InvalidArgument("store", "RedisLimits on trio", "asyncio, which is all that redis-py has") from None
+        if self._loop is loop:
+            return
+        if self._loop is not None and not self._loop.is_closed():
+            raise InvalidArgument("store", "one RedisLimits on two event loops", "one for each event loop")
+        self._loop = loop
+        self._telling = self._probing = None
+        if self._url is not None:
+            self._client = None  # its connections belonged to the loop that is closed
+
+    def _connected(self) -> Any:
+        if self._client is None:
+            from redis.asyncio import Redis
+            from redis.asyncio.retry import Retry
+            from redis.backoff import NoBackoff
+
+            assert self._url is not None
+            # One retry, at once: a server that restarted has closed the connections of the pool.
+            self._client = Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
+                self._url,
+                socket_timeout=self.timeout,
+                socket_connect_timeout=self.timeout,
+                retry=Retry(NoBackoff(), 1),
+            )
+        return self._client
+
+    async def _run(self, keys: list[str], arguments: list[str]) -> Any:
+        from redis.exceptions import NoScriptError
+
+        client = self._connected()
+        async with asyncio.timeout(self.timeout):
+            try:
+                return await client.evalsha(_SHA, len(keys), *keys, *arguments)
+            except NoScriptError:
+                return await client.eval(SCRIPT, len(keys), *keys, *arguments)
+
+    def _keys(self, key: str) -> list[str]:
+        # Hashed, since a key may hold a user's name or an API key; in braces, so that a cluster keeps them together.
+        tag = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+        return [f"{self.prefix}:{{{tag}}}:{part}" for part in ("limits", "leases", "processes")]
+
+    def __repr__(self) -> str:
+        return f"<RedisLimits {self.prefix!r}, {'lost: ' + self.when_lost if self._lost else 'connected'}>"
+
+
+class _Lease:
+    """Leave that Redis gave."""
+
+    __slots__ = ("_costs", "_ended", "_keys", "_limits", "_on_room", "_store", "id", "levels")
+
+    def __init__(
+        self,
+        store: RedisLimits,
+        keys: list[str],
+        limits: Limits,
+        costs: Mapping[str, float],
+        name: str,
+        on_room: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._keys = keys
+        self._limits = limits
+        self._costs = costs
+        self._on_room = on_room
+        self._ended = False
+        self.id = name
+        self.levels: list[tuple[float, float]] = []
+
+    def settle(self, actual: Mapping[str, float], *, final: bool = True) -> None:
+        more = {name: used - self._costs.get(name, 0.0) for name, used in actual.items()}
+        self._end(more if final else {name: max(0.0, value) for name, value in more.items()})
+
+    def keep(self) -> None:
+        self._end({})
+
+    def cancel(self) -> None:
+        self._end({name: -cost for name, cost in self._costs.items()})
+
+    def _end(self, more: Mapping[str, float]) -> None:
+        if not self._ended:
+            self._ended = True
+            changes = [repr(float(more.get(limit.dimension, 0.0))) for limit in self._limits.rates]
+            self._store.later(self._keys, [*_head("end", self._limits), self.id, *changes], self._on_room)
+
+    def calibrate(self, readings: tuple[LimitReading, ...]) -> list[Calibrated]:
+        changed: list[Calibrated] = []
+        told: list[str] = []
+        for limit, (believed, corrected) in zip(self._limits.rates, self.levels, strict=False):
+            left = [reading.remaining for reading in readings if matches(reading, limit.dimension, limit.period)]
+            least = min(left, default=-1.0)
+            told += [repr(believed), repr(corrected), repr(least)]
+            if 0 <= least < believed:
+                changed.append(Calibrated(limit.name, believed, least))
+        if changed:
+            self._store.later(self._keys, [*_head("calibrate", self._limits), *told], _nothing)
+        return changed
+
+
+def _head(operation: str, limits: Limits) -> list[str]:
+    head = [operation, str(len(limits.rates))]
+    for limit in limits.rates:
+        head += [limit.name, repr(limit.rate), repr(float(limit.depth)), "1" if limit.period < DAY else "0"]
+    return head
+
+
+def _nothing() -> None:
+    pass
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _address(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    known = {"valkey": "redis", "valkeys": "rediss", "redis": "redis", "rediss": "rediss", "unix": "unix"}
+    if scheme not in known or not rest:
+        raise InvalidArgument(
+            "server", scheme[:20] if rest else "no URL", "a redis://, rediss://, valkey:// or unix:// URL"
+        )
+    return f"{known[scheme]}://{rest}"
+
+
+def _redis_errors() -> tuple[type[BaseException], ...]:
+    try:
+        from redis.exceptions import RedisError
+    except ImportError:
+        raise ImportError("RedisLimits needs redis: pip install llmprod[redis]") from None
+    return (RedisError, OSError, TimeoutError)
