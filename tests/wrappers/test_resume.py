@@ -13,6 +13,7 @@ from llmprod import (
     AttemptTimeout,
     BadRequest,
     CircuitBreaker,
+    Client,
     Context,
     Deadline,
     DeadlineExceeded,
@@ -373,6 +374,12 @@ async def test_the_limit_of_tokens_was_reached_when_it_broke():
     assert response.usage == Usage(input=3, output=2)
 
 
+async def test_nothing_but_the_end_was_lost():
+    response, events = await read(Resume(ContinueText())(scripted(["Hello.", CUT], [Finish("stop")])))
+    assert (response.text, response.complete) == ("Hello.", True)
+    assert events[-2:] == [Seam("a", "TruncatedAnswer"), Finish("stop")]
+
+
 # ---- tool calls -----------------------------------------------------------------------------------------------------
 
 TOOLS = replace(STREAM, tools=(WEATHER,))
@@ -471,6 +478,16 @@ async def test_text_alone_can_not_tell_a_restart():
     assert await anext(pieces) == "Wrong"
     with pytest.raises(StreamInterrupted, match="started over"):
         await anext(pieces)
+    assert inner.open_sources == inner.in_flight == 0
+
+
+def test_nor_can_it_in_synchronous_code():
+    inner = scripted(["Wrong", broken()], ["Right"])
+    with Client(Resume(Restart())(inner)) as client, client.stream("Hi") as response:
+        pieces = response.text_stream()
+        assert next(pieces) == "Wrong"
+        with pytest.raises(StreamInterrupted, match="started over"):
+            next(pieces)
     assert inner.open_sources == inner.in_flight == 0
 
 
