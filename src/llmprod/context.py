@@ -190,7 +190,10 @@ class Context:
             reason = "attempts"
         elif self.deadline is not None and self.deadline - self.clock.now() <= needs:
             reason = "deadline"
-        elif call.budget is not None and call.attempts and not call.budget.withdraw(kind):
+        elif (
+            # A call's first attempt is free of it; a hedge is no first one, even where the primary still waits in line.
+            call.budget is not None and (call.attempts or kind == "hedge") and not call.budget.withdraw(kind)
+        ):
             reason = "budget"
         else:
             return True

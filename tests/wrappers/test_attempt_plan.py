@@ -24,6 +24,7 @@ from llmprod.errors import Rejected
 from llmprod.mechanisms.circuit_breaker import Breaker, BreakerOptions
 from llmprod.mechanisms.retry_budget import RetryBudget
 from llmprod.testing.scripted import HANG, Scripted
+from llmprod.wrappers.hedge import Hedge
 from tests.wrappers.helpers import EMBED, STREAM, WHOLE, Drawn, ask, context
 
 
@@ -242,6 +243,24 @@ async def test_a_least_bad_that_is_a_further_attempt_asks_for_leave():
             await ask(Failover(tries, Static("sorry")), EMBED)
         assert provider.calls == calls
         assert left(made) == 0
+
+
+@pytest.mark.parametrize("reserve", [0, 1])
+async def test_a_hedge_takes_leave_even_where_the_primary_still_waits_in_line(reserve):
+    class Queue(Refusing):
+        async def send(self, request, told):
+            await anyio.sleep(2)
+            return await self.provider.send(request, told)
+
+    made = budget(reserve, ratio=0.0, failover_ratio=0.0)
+    a, b = Scripted(then=[5.0, "A"], name="a"), Scripted(then=[3.0, "B"], name="b")
+    hedge = Hedge(delay=1.0, budget=1.0, clock=LoopClock())
+    told = context()
+    response = await Retry(1, budget=made)(hedge(Failover(Queue(a), b))).send(WHOLE, told)
+    assert (a.calls, b.calls) == (1, reserve)
+    assert response.text == "AB"[reserve]
+    assert left(made) == 0
+    assert refusals(told) == ([] if reserve else [("hedge", "budget")])
 
 
 # ---- the deadline ----------------------------------------------------------------------------------------------------

@@ -148,7 +148,7 @@ class Race:
         if not self._budget.withdraw("hedge"):
             return False
         join(self._primary, state)
-        withdraws = call.budget is not None and call.attempts > 0
+        withdraws = call.budget is not None
         if not context.extra_attempt("hedge", name, needs=self._delay.least(self._request)):
             self._budget.refund()
             part(state)
