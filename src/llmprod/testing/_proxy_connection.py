@@ -55,7 +55,8 @@ class ProxiedConnection:
 
     def __init__(self, client: socket.socket, host: Host, seed: str) -> None:
         client.setblocking(False)
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with contextlib.suppress(OSError):  # it may be gone already
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._client = client
         self._server: socket.socket | None = None
         self._host = host

@@ -213,6 +213,9 @@ class FaultProxy:
         self._running = False
         tasks.cancel_scope.cancel()
         await stack.aclose()  # not told of what went wrong outside, which a task group would wrap into a group
+        for connection in self._live:
+            connection.reset()  # accepted, and its task never began
+        self._live.clear()
 
     def _refuse_second_start(self) -> None:
         if self._running:
@@ -237,11 +240,11 @@ class FaultProxy:
                 await anyio.lowlevel.checkpoint()
                 continue
             self._opened += 1
-            tasks.start_soon(self._serve, client, f"{self._seed}/{self._opened}")
+            connection = ProxiedConnection(client, self, f"{self._seed}/{self._opened}")
+            self._live.add(connection)
+            tasks.start_soon(self._serve, connection)
 
-    async def _serve(self, client: socket.socket, seed: str) -> None:
-        connection = ProxiedConnection(client, self, seed)
-        self._live.add(connection)
+    async def _serve(self, connection: ProxiedConnection) -> None:
         try:
             await connection.run()
         finally:
