@@ -9,6 +9,7 @@ import pytest
 
 from llmprod import (
     AllTargetsFailed,
+    AttemptTimeout,
     AuthenticationFailed,
     BadRequest,
     Breaker,
@@ -16,6 +17,7 @@ from llmprod import (
     Capabilities,
     CircuitBreaker,
     ContextTooLong,
+    Deadline,
     EmbedRequest,
     GenerateRequest,
     InvalidArgument,
@@ -28,6 +30,7 @@ from llmprod import (
     Retry,
     RetryBudget,
     ServerError,
+    Stack,
     StreamInterrupted,
     TargetChosen,
     UnsupportedParameter,
@@ -365,7 +368,7 @@ class Sim(Scripted):
         return [self.ttft, "Hi"] if self.error is None else [0.01, self.error]
 
 
-async def traffic(made, *, seconds: float, rate: float = 10.0, request_=STREAM, **options) -> int:
+async def traffic(made, *, seconds: float, rate: float = 5.0, request_=STREAM, **options) -> int:
     """Poisson arrivals, each a task; returns how many of them failed."""
     drawn, failed = random.Random(11), 0
 
@@ -394,7 +397,7 @@ async def test_a_slow_one_of_three_gets_few_calls_and_its_share_when_it_heals():
     slow.ttft = 0.5
     before = slow.calls
     await traffic(made, seconds=120)
-    assert slow.calls - before > 200  # a third of about 1,200 once it was tried again
+    assert slow.calls - before > 100  # a third of about 600 once it was tried again
 
 
 async def test_a_fast_failing_one_gets_few_calls_and_is_found_again():
@@ -405,12 +408,19 @@ async def test_a_fast_failing_one_gets_few_calls_and_is_found_again():
     bad.error = None
     before = bad.calls
     await traffic(made, seconds=240)
-    assert bad.calls - before > 300
+    assert bad.calls - before > 150
+
+
+async def test_a_silent_one_gets_few_calls_and_nobody_waits_for_it_twice():
+    silent, b, c = Sim("silent", 1e6), Sim("b"), Sim("c")
+    limited = AttemptTimeout(first_token=5)
+    assert await traffic(balance(limited(silent), limited(b), limited(c)), seconds=120) == 0
+    assert silent.calls < 0.05 * (b.calls + c.calls)
 
 
 async def test_equals_share_the_load():
     targets = [Sim(str(number)) for number in range(5)]
-    await traffic(balance(*targets), seconds=15, rate=100)
+    await traffic(balance(*targets), seconds=8, rate=100)
     counted = [target.calls for target in targets]
     assert max(counted) < 1.15 * sum(counted) / 5
     # 50 calls are under way in the mean, 10 a target; at the busiest moment the fullest stays near that.
@@ -428,8 +438,8 @@ async def test_levels_in_traffic():
     a, b, c = Sim("a"), Sim("b"), Sim("c", error=Overloaded())
     made = balance(c, a, b, policy="priority", priorities=[0, 1, 1])
     assert await traffic(made, seconds=10) == 0
-    assert a.calls > 20
-    assert b.calls > 20
+    assert a.calls > 10
+    assert b.calls > 10
     c.error = None
     a.requests.clear(), b.requests.clear()
     await traffic(made, seconds=10)
@@ -439,9 +449,9 @@ async def test_levels_in_traffic():
 async def test_one_hot_prefix_does_not_overload_its_target():
     targets = [Sim(str(number), 1.0) for number in range(4)]
     made = balance(*targets, sticky=lambda request, context: "hot")
-    await traffic(made, seconds=15, rate=80)  # 80 under way in the mean, 20 a target
+    await traffic(made, seconds=10, rate=80)  # 80 under way in the mean, 20 a target
     assert max(target.most for target in targets) <= 1.25 * 120 / 4 + 1
-    assert sorted(target.calls for target in targets)[2] > 200  # three at their bound, and what overflows
+    assert sorted(target.calls for target in targets)[2] > 100  # three at their bound, and what overflows
 
 
 # ---- cancellation ---------------------------------------------------------------------------------------------------
@@ -472,6 +482,37 @@ async def test_cancelled_anywhere_it_gives_all_back(request_, sticky):
         return run(), check
 
     assert await sweep(scenario) >= 3
+
+
+@pytest.mark.parametrize("request_", [WHOLE, STREAM], ids=["whole", "stream"])
+async def test_cancelled_anywhere_in_a_whole_stack(request_):
+    def scenario():
+        a = Scripted([0.5, ServerError()], then=[0.5, "Hel", 0.5, "lo"], name="a")
+        b = Scripted([0.5, ReadError()], then=[0.5, "Hel", 0.5, "lo"], name="b")
+        breaker = CircuitBreaker(clock=LoopClock(), random=Drawn())
+        guard = Stack(breaker, AttemptTimeout())
+        guarded = [guard(a), guard(b)]
+        made = balance(*guarded, policy="weighted", weights=[1, 0])
+        budget = RetryBudget(reserve=5, clock=LoopClock())
+        stack = Stack(Deadline(60), Retry(3, budget=budget))(made)
+        told = context()
+
+        async def run():
+            async with await stack.send(request_, told) as response:
+                await response.read()
+
+        def check():
+            assert [a.in_flight, b.in_flight, a.open_sources, b.open_sources] == [0, 0, 0, 0]
+            assert pending(made) == [0, 0]
+            entries = told.trace.entries
+            assert "running" not in [entry.state for entry in entries]
+            for target, load in zip((a, b), made.loads, strict=True):
+                failed = any(entry.target == target.name and entry.state == "failed" for entry in entries)
+                assert (load.estimate > 5) == failed, "a penalty without a failure, or a failure without one"
+
+        return run(), check
+
+    assert await sweep(scenario) >= 5
 
 
 # ---- arguments ------------------------------------------------------------------------------------------------------
