@@ -8,6 +8,9 @@ from typing import Any
 
 from llmprod import Breaker, LLMProdError, StreamInterrupted
 from llmprod.mechanisms.concurrency_limit import ConcurrencyLimit
+from llmprod.mechanisms.key_ring import KeyRing
+from llmprod.mechanisms.peak_ewma import PeakEwma
+from llmprod.mechanisms.rate_limit import RateLimiter
 from llmprod.wrappers._line import Line
 from tests.simulation.plan import Plan, StackPlan
 from tests.simulation.target import INPUT_TOKENS, Arrival, SimulatedTarget, pieces, vector
@@ -71,6 +74,16 @@ def nothing_is_held(result: Result) -> Iterator[str]:
             yield f"{item!r} has {item.in_flight} permits out"
         elif isinstance(item, Breaker) and item._trials:
             yield f"{item!r} waits for {len(item._trials)} trials"
+        elif isinstance(item, RateLimiter):
+            if item.in_flight:
+                yield f"{item!r} has {item.in_flight} reservations out"
+            for bucket in item._buckets:
+                if not bucket.level <= bucket.burst:
+                    yield f"{item!r} holds {bucket.level} of {bucket.burst} {bucket.name}"
+        elif isinstance(item, PeakEwma) and (item.calls or abs(item.pending) > _SOON):
+            yield f"{item!r} counts {item.calls} calls under way, of weight {item.pending}"
+        elif isinstance(item, KeyRing) and any(key.pending for key in item.keys):
+            yield f"{item!r} counts {[key.pending for key in item.keys]} calls under way"
 
 
 def _parts(roots: list[Any]) -> Iterator[Any]:
@@ -168,6 +181,44 @@ def _covered(budget: CountedBudget) -> Iterator[str]:
             yield f"{taken} further attempts for {counts['deposit']} calls within a window at {at}"
 
 
+@check
+def limits_of_rate_and_of_calls_at_once_hold(result: Result) -> Iterator[str]:
+    """What reaches a target through a limit, counted by the target."""
+    for number, stack in enumerate(result.plan.stacks):
+        if stack.names() & {"Chaos"}:
+            continue  # its faults count, and the target never sees them
+        for place, chain in zip(stack.targets, stack.within, strict=True):
+            name = result.plan.targets[place].name
+            came = [one for one in result.ledger.arrivals if (one.stack, one.target) == (number, name)]
+            for wrapper, options in chain:
+                if wrapper == "RateLimit" and "limit" not in result.plan.shared:
+                    if "Bulkhead" not in dict(chain):
+                        yield from _within_rate(name, came, options)
+                    if "concurrent" in options:
+                        yield from _at_once(name, came, options["concurrent"])
+                if wrapper == "Bulkhead" and options["limit"][0] == "fixed" and "bulkhead" not in result.plan.shared:
+                    yield from _at_once(name, came, options["limit"][1])
+
+
+def _within_rate(name: str, came: list[Arrival], options: dict[str, Any]) -> Iterator[str]:
+    rate = options["requests_per_minute"] / 60.0
+    burst = max(1.0, rate * min(options.get("burst", 5.0), 60.0))
+    for first, begin in enumerate(came):
+        for last in range(first + 1, len(came)):
+            made, seconds = last - first + 1, came[last].at - begin.at
+            if made > burst + rate * seconds + 1e-3:
+                yield f"{made} attempts reached {name} in {seconds} s; {burst + rate * seconds} are allowed"
+                return
+
+
+def _at_once(name: str, came: list[Arrival], limit: int) -> Iterator[str]:
+    for one in came:
+        under_way = sum(1 for other in came if other.at <= one.at and (other.ended is None or other.ended > one.at))
+        if under_way > limit:
+            yield f"{under_way} attempts were under way at {name} at {one.at}; {limit} are allowed"
+            return
+
+
 # ---- time ------------------------------------------------------------------------------------------------------------
 
 
@@ -202,7 +253,7 @@ def a_target_that_asks_for_a_wait_is_left_alone(result: Result) -> Iterator[str]
             continue
         stack = result.plan.stacks[told.stack]
         names = stack.names()
-        if not names & {"Retry", "Failover", "Balance", "Hedge"}:
+        if not names & {"Retry", "Failover", "Balance"}:
             continue
         until = told.told_at + told.asked_to_wait
         pause = told.told_at + min(told.asked_to_wait, _PAUSE_AT_MOST)
@@ -211,7 +262,8 @@ def a_target_that_asks_for_a_wait_is_left_alone(result: Result) -> Iterator[str]
                 continue
             if other.call == told.call and other.at < until - _SOON:
                 yield f"call {told.call} asked {told.target} again at {other.at}, {until - other.at} s too soon"
-            shared = stack.router is not None and len(stack.targets) > 1 and not names & _QUEUES
+            router = stack.router[0] if stack.router is not None and len(stack.targets) > 1 else None
+            shared = router in ("Failover", "Balance") and not names & _QUEUES
             if shared and other.stack == told.stack and other.at < pause - _SOON:
                 yield f"call {other.call} asked {told.target} at {other.at}, to be left alone until {pause}"
 
@@ -291,4 +343,6 @@ def explain(plan: Plan, result: Result) -> str:
         lines.append(f"\n{call.plan}\n  {call.began} to {call.ended}: {call.how} {call.error!r} {call.text!r}")
         lines += [f"  {line}" for line in str(call.context.trace).splitlines()]
     lines += [f"  {arrival}" for arrival in result.ledger.arrivals]
+    for place, budgets in enumerate(result.budgets):
+        lines += [f"  budget of stack {place}: {move}" for budget in budgets for move in budget.moves]
     return "\n".join(lines)

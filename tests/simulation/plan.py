@@ -6,23 +6,23 @@ from typing import Any
 from tests.simulation.worlds import random_for
 
 FAULTS = (
-    "server_error", "rate_limited", "overloaded", "connect", "cut", "early_cut", "stall", "silent", "bad_key",
-    "refused",
+    "server_error", "rate_limited", "overloaded", "connect", "cut", "early_cut", "stall", "silent", "crawl", "bad_key",
+    "no_credit", "refused",
 )  # fmt: skip
 """What can go wrong at a target, beside its capacity:
 
 ``cut`` breaks a stream after content, ``early_cut`` before it; ``stall`` stops a stream in its middle, ``silent`` never
-answers; ``bad_key`` is a 401, ``refused`` a 400.
+answers, ``crawl`` writes ever so slowly; ``bad_key`` is a 401, ``no_credit`` a 402, ``refused`` a 400.
 """
 
 _MOODS: dict[str, dict[str, float]] = {
     "healthy": {"server_error": 0.01},
     "flaky": {"server_error": 0.15, "rate_limited": 0.05, "overloaded": 0.05, "connect": 0.05, "early_cut": 0.05},
     "throttling": {"rate_limited": 0.4, "overloaded": 0.1},
-    "cutting": {"cut": 0.4, "early_cut": 0.1, "stall": 0.1},
+    "cutting": {"cut": 0.4, "early_cut": 0.1, "stall": 0.1, "crawl": 0.1},
     "sick": {"server_error": 0.5, "overloaded": 0.2, "silent": 0.1},
     "dark": {"silent": 0.6, "stall": 0.2},
-    "locked": {"bad_key": 0.7},
+    "locked": {"bad_key": 0.5, "no_credit": 0.2},
     "picky": {"refused": 0.2, "server_error": 0.1},
 }
 
@@ -64,6 +64,7 @@ class CallPlan:
     cancel: float | None = None
     stop: int | None = None
     pause: float | None = None
+    user: str = "a"
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,8 @@ def plan(seed: int) -> Plan:
     span = draw.one(5.0, 30.0, 120.0)
     targets = tuple(_target(_Draw(seed, "target", place), place, span) for place in range(draw.whole(1, 4)))
     stacks = tuple(_stack(_Draw(seed, "stack", place), len(targets)) for place in range(2 if draw.often(0.2) else 1))
+    if any(stack.router is not None and stack.router[0] == "KeyPool" for stack in stacks):  # its targets are alike
+        targets = tuple(replace(target, prefill=targets[0].prefill) for target in targets)
     count = draw.whole(1, 40)
     calls = tuple(_call(_Draw(seed, "call", number), number, span, len(stacks)) for number in range(count))
     shared = frozenset(name for name in ("budget", "breaker", "limit", "bulkhead") if draw.often(0.3))
@@ -178,6 +181,7 @@ def _call(draw: _Draw, number: int, span: float, stacks: int) -> CallPlan:
         cancel=draw.between(0.001, 20.0) if draw.often(0.15) else None,
         stop=draw.whole(0, 10) if stops else None,
         pause=draw.between(0.01, 2.0) if kind == "stream" and draw.often(0.15) else None,
+        user=draw.one("a", "a", "b", "c"),
     )
 
 
@@ -191,11 +195,15 @@ def _stack(draw: _Draw, targets: int) -> StackPlan:
     around: list[tuple[str, dict[str, Any]]] = []
     if draw.often(0.9):
         around.append(("Deadline", {"seconds": draw.one(5.0, 30.0, 120.0)}))
-    around += [(name, options) for name in OUTER if (options := _options(draw, name)) is not None]
     router = None
     if len(used) > 1 or draw.often(0.2):
-        router = ROUTERS[draw.whole(0, len(ROUTERS) - 1)]
-        router = (router, _ROUTER[router](draw))
+        name = draw.one(*ROUTERS)
+        router = (name, _ROUTER[name](draw, len(used)))
+    around += [
+        (name, options)
+        for name in OUTER
+        if (options := _options(draw, name)) is not None and (name != "Hedge" or len(used) > 1)
+    ]
     alike = draw.often(0.6)
     chains = [_chain(draw) for _ in used]
     within = tuple(chains[0] if alike else chain for chain in chains)
@@ -264,16 +272,77 @@ def _chaos(draw: _Draw) -> dict[str, Any]:
     }
 
 
+def _guard(draw: _Draw) -> dict[str, Any]:
+    return {"characters_per_second": draw.one(1.0, 4.0, 20.0), "over": draw.one(1.0, 5.0), "hold": draw.one(0, 20, 256)}
+
+
+def _rate_limit(draw: _Draw) -> dict[str, Any]:
+    limits = draw.some(
+        0.5,
+        {
+            "requests_per_minute": draw.between(10, 300),
+            "tokens_per_minute": draw.between(300, 10_000),
+            "concurrent": draw.whole(1, 6),
+            "burst": draw.one(0.5, 5.0, 60.0),
+            "output_tokens_per_minute": draw.between(200, 5_000),
+        },
+    )
+    limits.setdefault("requests_per_minute", 120.0)
+    return {**limits, "wait_at_most": draw.one(None, None, 0.0, 5.0), "at_most_waiting": draw.one(1000, 3, None)}
+
+
+def _quota(draw: _Draw) -> dict[str, Any]:
+    return {"requests_per_minute": draw.between(5, 60), "per": "user", "wait_at_most": draw.one(None, 0.0, 10.0)} | (
+        draw.some(0.5, {"concurrent": draw.whole(1, 4), "tokens_per_minute": draw.between(300, 3000)})
+    )
+
+
+def _resume(draw: _Draw) -> dict[str, Any]:
+    plans = draw.one(("ContinueText", "Restart"), ("ContinueText",), ("Restart",), ())
+    return {"plans": plans, "hold": draw.one(0, 5, 30) if plans else draw.one(5, 30), "resumes": draw.whole(1, 3)}
+
+
+def _hedge(draw: _Draw) -> dict[str, Any]:
+    return {
+        "percentile": draw.one(0.5, 0.9, 0.95),
+        "budget": draw.one(0.05, 0.3, 1.0),
+        "delay": draw.one(None, 0.05, 0.5, 2.0),
+        "minimum": draw.whole(1, 10),
+    }
+
+
+def _balance(draw: _Draw, targets: int) -> dict[str, Any]:
+    policy = draw.one("p2c", "p2c", "weighted", "priority")
+    options: dict[str, Any] = {"policy": policy, "sticky": draw.one(None, None, "session", "prefix")}
+    if policy == "weighted":
+        options["weights"] = tuple(draw.one(1, 2, 3) for _ in range(targets))
+    if policy == "priority":
+        options["priorities"] = (0, *(draw.whole(0, 1) for _ in range(targets - 1)))
+    return options
+
+
+def _key_pool(draw: _Draw, targets: int) -> dict[str, Any]:
+    groups = tuple(draw.one(None, "one", "two") for _ in range(targets))
+    return {"quota_groups": groups, "quarantine": draw.between(1, 60), "pause": draw.between(0.5, 10)}
+
+
 PARTS: dict[str, tuple[float, Any]] = {
+    "Quota": (0.1, _quota),
+    "Resume": (0.3, _resume),
     "Retry": (0.8, _retry),
+    "Hedge": (0.3, _hedge),
     "AdaptiveThrottle": (0.2, _throttle),
+    "RateLimit": (0.25, _rate_limit),
     "Bulkhead": (0.25, _bulkhead),
     "CircuitBreaker": (0.7, _breaker),
     "AttemptTimeout": (0.8, _timeouts),
+    "ThroughputGuard": (0.2, _guard),
     "Chaos": (0.1, _chaos),
 }
 """How often a wrapper is there, and its options."""
-OUTER: tuple[str, ...] = ("Retry",)
-INNER: tuple[str, ...] = ("AdaptiveThrottle", "Bulkhead", "CircuitBreaker", "AttemptTimeout", "Chaos")
-_ROUTER: dict[str, Any] = {"Failover": lambda _draw: {}}
+OUTER: tuple[str, ...] = ("Quota", "Resume", "Retry", "Hedge")
+INNER: tuple[str, ...] = (
+    "AdaptiveThrottle", "RateLimit", "Bulkhead", "CircuitBreaker", "ThroughputGuard", "AttemptTimeout", "Chaos",
+)  # fmt: skip
+_ROUTER: dict[str, Any] = {"Failover": lambda _draw, _targets: {}, "Balance": _balance, "KeyPool": _key_pool}
 ROUTERS: tuple[str, ...] = tuple(_ROUTER)

@@ -11,6 +11,7 @@ from llmprod.errors import (
     CallError,
     ConnectError,
     Overloaded,
+    QuotaExhausted,
     RateLimited,
     ReadError,
     ServerError,
@@ -143,7 +144,9 @@ class _Attempt:
         self.ttft = plan.ttft * chance.lognormvariate(0, plan.sigma)
         self.closing = chance.randint(1, 20) * TICK
         self.text = _rest(pieces(arrival.call, tokens), request, target.ledger, arrival)
-        self.gaps = [plan.pace * chance.uniform(0.5, 1.5) for _ in self.text]
+        pace = 20.0 if self.fault == "crawl" else plan.pace
+        self.gaps = [pace * chance.uniform(0.5, 1.5) for _ in self.text]
+        self.headers = {"x-ratelimit-remaining-requests": str(chance.randint(0, 60))} if plan.tells_limits else {}
         self.break_at = chance.randint(1, max(1, len(self.text)))
         self.wait: float | None = None
         if plan.retry_after is not None and chance.random() < 0.7:
@@ -156,7 +159,7 @@ class _Attempt:
         if fault == "connect":
             await clock.sleep(quick)
             raise ConnectError(provider=name, silent=True)
-        if fault in ("rate_limited", "overloaded", "bad_key", "refused"):
+        if fault in ("rate_limited", "overloaded", "bad_key", "no_credit", "refused"):
             await clock.sleep(quick)
             raise self._refusal(fault)
         self.arrival.billed += INPUT_TOKENS
@@ -172,15 +175,27 @@ class _Attempt:
                 raise ReadError(provider=name)
             return Response(
                 provider=name, context=context, request=request, dropped=dropped,
-                events=[UsageUpdate(Usage(input=INPUT_TOKENS)), Finish("stop")],
+                headers=self.headers, events=[UsageUpdate(Usage(input=INPUT_TOKENS)), Finish("stop")],
                 embeddings=[vector(self.arrival.call)],
             )  # fmt: skip
         source = _Source(self, clock)
         if request.stream:
             return Response(
-                provider=name, context=context, request=request, dropped=dropped, source=await committed(source)
+                provider=name,
+                context=context,
+                request=request,
+                dropped=dropped,
+                headers=self.headers,
+                source=await committed(source),
             )
-        return Response(provider=name, context=context, request=request, dropped=dropped, events=await source.whole())
+        return Response(
+            provider=name,
+            context=context,
+            request=request,
+            dropped=dropped,
+            headers=self.headers,
+            events=await source.whole(),
+        )
 
     def _refusal(self, fault: str) -> CallError:
         name = self.target.name
@@ -190,6 +205,8 @@ class _Attempt:
             return Overloaded(provider=name, status=529, retry_after=self.wait)
         if fault == "bad_key":
             return AuthenticationFailed(provider=name, status=401)
+        if fault == "no_credit":
+            return QuotaExhausted(provider=name, status=402)
         return BadRequest(provider=name, status=400)
 
     def script(self) -> list[tuple[float, Event | Exception]]:

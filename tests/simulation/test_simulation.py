@@ -62,5 +62,5 @@ def test_callers_have_ticks_of_their_own(backend):
     assert len(set(woken.values())) == 5
     for number, time in woken.items():
         assert time == on_grid(time)
-        assert 0.1 <= time < 0.1 + 65 * TICK
-        assert int(time / TICK) % 64 == number + 1
+        assert 0.1 <= time < 0.1 + 129 * TICK
+        assert int(time / TICK) % 128 == 2 * number + 1

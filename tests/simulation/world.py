@@ -28,15 +28,24 @@ from llmprod.context import Context
 from llmprod.events import Finish, Reset, Seam, TextDelta
 from llmprod.mechanisms.concurrency_limit import AIMDLimit, ConcurrencyLimit, FixedLimit, QueueLimit
 from llmprod.mechanisms.gradient2 import Gradient2
+from llmprod.mechanisms.key_ring import QuotaGroup
+from llmprod.mechanisms.rate_limit import RateLimiter
+from llmprod.mechanisms.resume_plan import ContinueText, Restart
 from llmprod.mechanisms.retry_budget import RetryBudget
 from llmprod.response import Outcome
 from llmprod.trace import Attempt
 from llmprod.wrappers.adaptive_throttle import AdaptiveThrottle
+from llmprod.wrappers.balance import Balance
 from llmprod.wrappers.bulkhead import Bulkhead
 from llmprod.wrappers.chaos import Chaos
+from llmprod.wrappers.hedge import Hedge
+from llmprod.wrappers.key_pool import KeyPool
+from llmprod.wrappers.rate_limit import RateLimit
+from llmprod.wrappers.resume import Resume
+from llmprod.wrappers.throughput_guard import ThroughputGuard
 from tests.simulation.plan import CallPlan, Plan, StackPlan
 from tests.simulation.target import Ledger, SimulatedTarget
-from tests.simulation.worlds import WorldClock, random_for, run
+from tests.simulation.worlds import WorldClock, random_for, run, runs_as
 
 LATE = 1e-3
 """Seconds after its deadline that a call may end: closing what is open takes some microseconds here."""
@@ -133,6 +142,7 @@ class _Builder:
         self.plan, self.clock, self.replaced = plan, clock, replaced
         self.budgets: list[list[CountedBudget]] = []
         self._shared: dict[str, Any] = {}
+        self._groups: dict[str, QuotaGroup] = {}
 
     def shared(self, what: str, key: str, make: Callable[[], Any]) -> Any:
         if what not in self.plan.shared:
@@ -219,8 +229,39 @@ class _Builder:
     def _Chaos(self, where: str, **options: Any) -> Wrap:
         return Chaos(**options)
 
+    def _ThroughputGuard(self, where: str, **options: Any) -> Wrap:
+        return ThroughputGuard(**options)
+
+    def _RateLimit(self, where: str, **options: Any) -> Wrap:
+        made = RateLimit(clock=self.clock, **options)
+        if "limit" not in self.plan.shared:
+            return made
+        limiter = self.shared("limit", where, lambda: RateLimiter(made.limits, clock=self.clock))
+        waits = {name: options[name] for name in ("wait_at_most", "at_most_waiting")}
+        return RateLimit(limiter=limiter, clock=self.clock, **waits)
+
+    def _Quota(self, where: str, **options: Any) -> Wrap:
+        return RateLimit(clock=self.clock, **options)
+
+    def _Resume(self, where: str, plans: tuple[str, ...], **options: Any) -> Wrap:
+        made = [{"ContinueText": ContinueText, "Restart": Restart}[name]() for name in plans]
+        return Resume(*made, **options)
+
+    def _Hedge(self, where: str, **options: Any) -> Wrap:
+        return Hedge(clock=self.clock, **options)
+
     def _Failover(self, chains: list[Provider], **options: Any) -> Provider:
         return Failover(*chains, clock=self.clock, **options)
+
+    def _Balance(self, chains: list[Provider], **options: Any) -> Provider:
+        return Balance(*chains, clock=self.clock, random=self.chance("balance"), **options)
+
+    def _KeyPool(self, chains: list[Provider], quota_groups: tuple[str | None, ...], **options: Any) -> Provider:
+        groups = [None if name is None else self._group(name) for name in quota_groups]
+        return KeyPool(*chains, quota_groups=groups, clock=self.clock, **options)
+
+    def _group(self, name: str) -> QuotaGroup:
+        return self._groups.setdefault(name, QuotaGroup(name, clock=self.clock))
 
 
 def _request(call: CallPlan) -> Request:
@@ -231,14 +272,20 @@ def _request(call: CallPlan) -> Request:
 
 class _Caller:
     def __init__(self, plan: CallPlan, stack: Provider, seed: int, clock: WorldClock) -> None:
-        self.plan, self.stack, self.seed, self.clock = plan, stack, seed, clock.of(plan.number)
+        self.plan, self.stack, self.seed, self.clock = plan, stack, seed, clock
         self.call: Call | None = None
 
     async def run(self, calls: list[Call]) -> None:
-        plan, clock = self.plan, self.clock
+        plan, clock = self.plan, self.clock.of(self.plan.number)
+        self.clock = clock
+        runs_as(clock)
         await clock.sleep(plan.at)
         context = Context.new(
-            clock=clock, random=random_for(self.seed, "call", plan.number), seconds=plan.seconds, priority=plan.priority
+            clock=clock,
+            random=random_for(self.seed, "call", plan.number),
+            seconds=plan.seconds,
+            priority=plan.priority,
+            tags={"user": plan.user, "session": plan.user},
         )
         call = self.call = Call(plan, context, clock.now())
         calls.append(call)

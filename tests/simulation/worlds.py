@@ -10,16 +10,20 @@ import heapq
 import math
 import random
 from collections.abc import Awaitable, Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
+from unittest import mock
 
 import anyio
 import trio
 import trio.testing
 
+from llmprod.wrappers._line import Place
+
 TICK = 2.0**-20
 """Seconds: the least time that can pass."""
 
-_CALLERS = 64
+_OWN = 128
 BACKENDS = ("asyncio", "trio")
 _IDLE_TURNS = 100_000
 
@@ -75,21 +79,46 @@ class WorldClock:
 
     What happens on one tick has no order that both backends would agree on, so each caller has ticks of its own: it
     sleeps until the next tick whose number leaves the caller's remainder. No two callers wake together, not even those
-    that wait for the same moment.
+    that wait for the same moment; nor does a caller's own task with another that works for it, as a hedge does.
     """
 
-    def __init__(self, now: Callable[[], float], caller: int = 0) -> None:
+    def __init__(self, now: Callable[[], float], task: Callable[[], Any], caller: int = 0, main: Any = None) -> None:
         self.now = now
+        self._task = task
         self._caller = caller
+        self._main = main
 
     def of(self, caller: int) -> "WorldClock":
-        return WorldClock(self.now, caller + 1)
+        """The clock of a caller, whose task this is."""
+        return WorldClock(self.now, self._task, 2 * caller + 1, self._task())
 
     async def sleep(self, seconds: float) -> None:
         now = self.now()
         ticks = math.ceil((now + seconds) / TICK)
-        ticks += (self._caller - ticks) % _CALLERS
+        own = self._caller + (self._main is not self._task())
+        ticks += (own - ticks) % _OWN
         await anyio.sleep(ticks * TICK - now)
+
+
+_running: ContextVar[WorldClock] = ContextVar("running")
+
+
+def runs_as(clock: WorldClock) -> None:
+    """Say whose ticks the current task keeps."""
+    _running.set(clock)
+
+
+@contextlib.contextmanager
+def wakes_on_own_ticks() -> Iterator[None]:
+    """A call that is woken in line goes on at its own next tick: one that leaves may wake a whole row at once."""
+    wait = Place.wait
+
+    async def waits(place: Place, seconds: float | None) -> None:
+        await wait(place, seconds)
+        await _running.get().sleep(0.0)
+
+    with mock.patch.object(Place, "wait", waits):
+        yield
 
 
 @contextlib.contextmanager
@@ -110,13 +139,19 @@ def run(backend: str, main: Callable[[WorldClock], Awaitable[Any]], *, seed: int
     """Run ``main(clock)`` in a world of its own that begins at time 0."""
     if backend == "trio":
         clock = _virtual_clock()
-        with _seeded_scheduling(seed):
-            return anyio.run(main, WorldClock(clock.current_time), backend="trio", backend_options={"clock": clock})
+        with _seeded_scheduling(seed), wakes_on_own_ticks():
+            return anyio.run(
+                main,
+                WorldClock(clock.current_time, trio.lowlevel.current_task),
+                backend="trio",
+                backend_options={"clock": clock},
+            )
 
     async def started() -> Any:
-        return await main(WorldClock(asyncio.get_running_loop().time))
+        return await main(WorldClock(asyncio.get_running_loop().time, asyncio.current_task))
 
-    return anyio.run(started, backend="asyncio", backend_options={"loop_factory": _VirtualLoop})
+    with wakes_on_own_ticks():
+        return anyio.run(started, backend="asyncio", backend_options={"loop_factory": _VirtualLoop})
 
 
 def random_for(*names: object) -> random.Random:
