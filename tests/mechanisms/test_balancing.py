@@ -199,6 +199,13 @@ def test_a_few_calls_at_once_stay_together():
     assert policy.order([0, 1, 2, 3], targets, chance(), "one")[0] != went[0]
 
 
+def test_a_slack_of_one_spreads_even_two_calls():
+    policy, targets = Sticky(NAMES, factor=1, slack=1), loads(1, 1, 1, 1)
+    first = policy.order([0, 1, 2, 3], targets, chance(), "one")
+    targets[first[0]].begin()
+    assert policy.order([0, 1, 2, 3], targets, chance(), "one") == [*first[1:], first[0]]
+
+
 def test_calls_without_a_key_go_by_the_other_policy():
     assert turns(Sticky(NAMES, otherwise=Weighted([0, 1, 0, 0])), [0, 1, 2, 3], 5) == [1] * 5
 
@@ -229,6 +236,11 @@ def test_only_so_much_of_a_prefix_counts():
         ask(Message.system(long), Message.user("B"))
     )
     assert prefix_key(ask(Message.user("A" * 10)), 5) == prefix_key(ask(Message.user("A" * 11)), 5)
+    full = Message.system("A" * 5)
+    assert prefix_key(ask(full, Message.user("B")), 5) == prefix_key(ask(full, Message.user("C")), 5)
+    assert prefix_key(ask(full, Message.user("B")), 6) != prefix_key(ask(full, Message.user("C")), 6)
+    assert prefix_key(ask(Message.user("A" * 4_095 + "B"))) != prefix_key(ask(Message.user("A" * 4_096)))
+    assert prefix_key(ask(Message.user("A" * 4_096 + "B"))) == prefix_key(ask(Message.user("A" * 4_096)))
 
 
 def test_what_has_no_prompt_has_no_prefix_and_odd_text_has_one():
