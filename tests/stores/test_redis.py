@@ -118,12 +118,13 @@ async def test_refunds_never_lift_it_above_the_burst(store):
 
 
 async def test_a_pause_is_for_everybody_and_begins_with_nothing(store, other):
-    store.throttled("k", PLAIN, 0.3)
+    hourly = limits(Limit(dimension="requests", amount=10, period=3600.0))
+    store.throttled("k", hourly, 0.3)
     await store.flush()
-    got = await reserve(other, requests=1)
+    got = await reserve(other, "k", hourly, requests=1)
     assert got == Shortage("paused", pytest.approx(0.3, abs=0.1))
     await anyio.sleep(0.4)
-    assert (await reserve(other, requests=1)).dimension == "requests/1e+06s"
+    assert (await reserve(other, "k", hourly, requests=1)).dimension == "requests/3600s"
 
 
 async def test_calibration_is_for_everybody_and_counts_once(store, other):

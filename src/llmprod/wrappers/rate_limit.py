@@ -9,7 +9,7 @@ at once. The provider's headers and its 429s are believed where they say less.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, TypeAlias, cast
 
 from llmprod import _validate
@@ -144,7 +144,7 @@ class RateLimit(Wrapper):
         self.limits: Limits = (
             limiter.limits if limiter is not None else Limits(rates=tuple(rates), concurrent=concurrent)
         )
-        self.per = per
+        self.per: Per | None = per
         self.wait_at_most = wait_at_most
         self.at_most_waiting = at_most_waiting
         self.count_cached = count_cached
@@ -173,10 +173,7 @@ class RateLimit(Wrapper):
         if self.limits.concurrent is not None:
             told.append(f"{self.limits.concurrent} at once")
         if self.per is not None:
-            who = (
-                self.per if isinstance(self.per, str) else "+".join(self.per) if isinstance(self.per, tuple) else "key"
-            )
-            told.append(f"per {who}")
+            told.append(f"per {'+'.join(_tags(self.per)) or 'key'}")
         return f"RateLimit({', '.join(told)})"
 
 
@@ -190,10 +187,12 @@ def _positive(field: str, value: float) -> None:
 
 
 def _check_per(per: object) -> None:
-    tags = cast("tuple[object, ...]", per) if isinstance(per, tuple) else (per,)
-    named = bool(tags) and all(isinstance(tag, str) and tag for tag in tags)
-    if not (named or per is None or callable(per)):
-        raise InvalidArgument("per", type(per).__name__, "a tag's name, a tuple of names, or a function of the context")
+    given = type(per).__name__
+    if per is None or callable(per):
+        return
+    tags = cast("Sequence[object]", per if type(per) is tuple else (per,))
+    if not tags or not all(isinstance(tag, str) and tag for tag in tags):
+        raise InvalidArgument("per", given, "a tag's name, a tuple of names, or a function of the context")
 
 
 class _RateLimitProvider(WrappedProvider):
@@ -391,7 +390,9 @@ def _route(context: Context) -> str:
 
 
 def _tags(per: Per | None) -> tuple[str, ...]:
-    return per if isinstance(per, tuple) else (per,) if isinstance(per, str) else ()
+    if isinstance(per, str):
+        return (per,)
+    return () if per is None or callable(per) else per
 
 
 def _key(per: Per | None, context: Context) -> str:
