@@ -53,7 +53,7 @@ def stack(seed: int):
     failures = {"rate_limited": 0.15, "overloaded": 0.15, "server_error": 0.15, "refused": 0.1}
     targets = [
         Simulated(
-            name, seed=seed, ttft=0.01, tokens_per_second=5000, answer_tokens=12, failures=failures, retry_after=0.05
+            name, seed=seed, ttft=0.01, tokens_per_second=5000, answer_tokens=12, failures=failures, retry_after=None
         )
         for name in ("small/a", "small/b")
     ]
@@ -69,39 +69,43 @@ def told(response: Any) -> dict[str, Any]:
         "model": response.model,
         "provider": response.provider,
         "logprobs": getattr(response, "response", response).logprobs,
-        "trace": [
-            (entry.target, entry.state, entry.error, entry.status, entry.usage) for entry in response.trace.entries
-        ],
+        "trace": told_of(response.trace),
     }
 
 
+def told_of(trace: Any) -> list[Any]:
+    return [(entry.target, entry.state, entry.error, entry.status, entry.usage) for entry in trace.entries]
+
+
 async def asynchronous(seed: int, *, stream: bool) -> list[Any]:
-    client = AsyncClient(stack(seed), clock=Hurried(), random=Halves())
     results: list[Any] = []
-    for messages, options in QUESTIONS.values():
+    for number, (messages, options) in enumerate(QUESTIONS.values()):
+        # Made anew: what is remembered between calls (pauses, budgets, how long attempts take) is of real time.
+        client = AsyncClient(stack(100 * seed + number), clock=Hurried(), random=Halves())
         try:
             if stream:
                 async with client.stream(messages, **options) as response:
                     results.append(told(await response.read()))
             else:
                 results.append(told(await client.generate(messages, **options)))
-        except llmprod.AllTargetsFailed as error:
-            results.append([(name, type(cause)) for name, cause in error.attempts])
+        except llmprod.LLMProdError as error:
+            results.append((str(error), told_of(error.trace)))
     return results
 
 
 def synchronous(seed: int, *, stream: bool) -> list[Any]:
-    client = Client(stack(seed), clock=Hurried(), random=Halves())
     results: list[Any] = []
-    for messages, options in QUESTIONS.values():
+    for number, (messages, options) in enumerate(QUESTIONS.values()):
+        # Made anew: what is remembered between calls (pauses, budgets, how long attempts take) is of real time.
+        client = Client(stack(100 * seed + number), clock=Hurried(), random=Halves())
         try:
             if stream:
                 with client.stream(messages, **options) as response:
                     results.append(told(response.read()))
             else:
                 results.append(told(client.generate(messages, **options)))
-        except llmprod.AllTargetsFailed as error:
-            results.append([(name, type(cause)) for name, cause in error.attempts])
+        except llmprod.LLMProdError as error:
+            results.append((str(error), told_of(error.trace)))
     return results
 
 

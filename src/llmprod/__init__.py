@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from llmprod.decisions import CallWaited as CallWaited
     from llmprod.decisions import ChaosInjected as ChaosInjected
     from llmprod.decisions import ConcurrencyChanged as ConcurrencyChanged
+    from llmprod.decisions import CrawlStopped as CrawlStopped
     from llmprod.decisions import Decision as Decision
     from llmprod.decisions import HedgeEnded as HedgeEnded
     from llmprod.decisions import HedgeStarted as HedgeStarted
@@ -102,6 +103,10 @@ if TYPE_CHECKING:
     from llmprod.events import UsageUpdate as UsageUpdate
     from llmprod.mechanisms.adaptive_throttle import Throttle as Throttle
     from llmprod.mechanisms.backoff import Backoff as Backoff
+    from llmprod.mechanisms.balancing import BalancePolicy as BalancePolicy
+    from llmprod.mechanisms.balancing import PowerOfTwo as PowerOfTwo
+    from llmprod.mechanisms.balancing import Priority as Priority
+    from llmprod.mechanisms.balancing import Weighted as Weighted
     from llmprod.mechanisms.circuit_breaker import Breaker as Breaker
     from llmprod.mechanisms.circuit_breaker import BreakerOptions as BreakerOptions
     from llmprod.mechanisms.circuit_breaker import BreakerState as BreakerState
@@ -111,8 +116,21 @@ if TYPE_CHECKING:
     from llmprod.mechanisms.concurrency_limit import FixedLimit as FixedLimit
     from llmprod.mechanisms.concurrency_limit import QueueLimit as QueueLimit
     from llmprod.mechanisms.gradient2 import Gradient2 as Gradient2
+    from llmprod.mechanisms.key_ring import KeyRing as KeyRing
+    from llmprod.mechanisms.key_ring import QuotaGroup as QuotaGroup
     from llmprod.mechanisms.latency_window import LatencyWindow as LatencyWindow
+    from llmprod.mechanisms.limit_store import Limit as Limit
+    from llmprod.mechanisms.limit_store import Limits as Limits
+    from llmprod.mechanisms.limit_store import LimitStore as LimitStore
+    from llmprod.mechanisms.peak_ewma import PeakEwma as PeakEwma
+    from llmprod.mechanisms.rate_limit import RateLimiter as RateLimiter
+    from llmprod.mechanisms.resume_plan import ContinueText as ContinueText
+    from llmprod.mechanisms.resume_plan import Restart as Restart
+    from llmprod.mechanisms.resume_plan import SynthesizeToolUse as SynthesizeToolUse
+    from llmprod.mechanisms.resume_plan import TruncateBeforeTool as TruncateBeforeTool
     from llmprod.mechanisms.retry_budget import RetryBudget as RetryBudget
+    from llmprod.mechanisms.sticky import Sticky as Sticky
+    from llmprod.mechanisms.token_estimate import TokenEstimate as TokenEstimate
     from llmprod.presets import standard as standard
     from llmprod.provider import BaseProvider as BaseProvider
     from llmprod.provider import Capabilities as Capabilities
@@ -137,6 +155,7 @@ if TYPE_CHECKING:
     from llmprod.response import WrappedSource as WrappedSource
     from llmprod.schema import OutputSchema as OutputSchema
     from llmprod.schema import Tool as Tool
+    from llmprod.stores.redis import RedisLimits as RedisLimits
     from llmprod.sync_response import SyncResponse as SyncResponse
     from llmprod.trace import Attempt as Attempt
     from llmprod.trace import Trace as Trace
@@ -167,12 +186,18 @@ if TYPE_CHECKING:
     from llmprod.wrapper import lint as lint
     from llmprod.wrappers.adaptive_throttle import AdaptiveThrottle as AdaptiveThrottle
     from llmprod.wrappers.attempt_timeout import AttemptTimeout as AttemptTimeout
+    from llmprod.wrappers.balance import Balance as Balance
     from llmprod.wrappers.bulkhead import Bulkhead as Bulkhead
     from llmprod.wrappers.chaos import Chaos as Chaos
     from llmprod.wrappers.circuit_breaker import CircuitBreaker as CircuitBreaker
     from llmprod.wrappers.deadline import Deadline as Deadline
     from llmprod.wrappers.failover import Failover as Failover
+    from llmprod.wrappers.hedge import Hedge as Hedge
+    from llmprod.wrappers.key_pool import KeyPool as KeyPool
+    from llmprod.wrappers.rate_limit import RateLimit as RateLimit
+    from llmprod.wrappers.resume import Resume as Resume
     from llmprod.wrappers.retry import Retry as Retry
+    from llmprod.wrappers.throughput_guard import ThroughputGuard as ThroughputGuard
 
 # The module that each public name lives in; tests/api.txt freezes the list.
 _HOME = {
@@ -204,6 +229,7 @@ _HOME = {
         "CallWaited",
         "ChaosInjected",
         "ConcurrencyChanged",
+        "CrawlStopped",
         "Decision",
         "HedgeEnded",
         "HedgeStarted",
@@ -282,6 +308,12 @@ _HOME = {
     ),
     "mechanisms.adaptive_throttle": ("Throttle",),
     "mechanisms.backoff": ("Backoff",),
+    "mechanisms.balancing": (
+        "BalancePolicy",
+        "PowerOfTwo",
+        "Priority",
+        "Weighted",
+    ),
     "mechanisms.circuit_breaker": (
         "Breaker",
         "BreakerOptions",
@@ -295,8 +327,27 @@ _HOME = {
         "QueueLimit",
     ),
     "mechanisms.gradient2": ("Gradient2",),
+    "mechanisms.key_ring": (
+        "KeyRing",
+        "QuotaGroup",
+    ),
     "mechanisms.latency_window": ("LatencyWindow",),
+    "mechanisms.limit_store": (
+        "Limit",
+        "LimitStore",
+        "Limits",
+    ),
+    "mechanisms.peak_ewma": ("PeakEwma",),
+    "mechanisms.rate_limit": ("RateLimiter",),
+    "mechanisms.resume_plan": (
+        "ContinueText",
+        "Restart",
+        "SynthesizeToolUse",
+        "TruncateBeforeTool",
+    ),
     "mechanisms.retry_budget": ("RetryBudget",),
+    "mechanisms.sticky": ("Sticky",),
+    "mechanisms.token_estimate": ("TokenEstimate",),
     "presets": ("standard",),
     "provider": (
         "BaseProvider",
@@ -333,6 +384,7 @@ _HOME = {
         "OutputSchema",
         "Tool",
     ),
+    "stores.redis": ("RedisLimits",),
     "sync_response": ("SyncResponse",),
     "trace": (
         "Attempt",
@@ -373,12 +425,18 @@ _HOME = {
     ),
     "wrappers.adaptive_throttle": ("AdaptiveThrottle",),
     "wrappers.attempt_timeout": ("AttemptTimeout",),
+    "wrappers.balance": ("Balance",),
     "wrappers.bulkhead": ("Bulkhead",),
     "wrappers.chaos": ("Chaos",),
     "wrappers.circuit_breaker": ("CircuitBreaker",),
     "wrappers.deadline": ("Deadline",),
     "wrappers.failover": ("Failover",),
+    "wrappers.hedge": ("Hedge",),
+    "wrappers.key_pool": ("KeyPool",),
+    "wrappers.rate_limit": ("RateLimit",),
+    "wrappers.resume": ("Resume",),
     "wrappers.retry": ("Retry",),
+    "wrappers.throughput_guard": ("ThroughputGuard",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 

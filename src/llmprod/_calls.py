@@ -23,6 +23,7 @@ from llmprod.schema import OutputSchema, Tool
 from llmprod.types import Message, coerce_messages
 from llmprod.wrapper import Stack, WrappedProvider, Wrapper, describe, leaves
 from llmprod.wrappers.deadline import Deadline
+from llmprod.wrappers.key_pool import KeyPool
 
 __all__ = ["BaseClient", "CallOptions", "GenerateOptions", "Messages"]
 
@@ -90,7 +91,7 @@ class BaseClient:
         *,
         fallbacks: Sequence[str | Provider] = (),
         wrappers: Sequence[Wrapper] | None = None,
-        api_key: Key | None = None,
+        api_key: Key | Sequence[Key] | None = None,
         base_url: str | None = None,
         http: HTTPOptions | None = None,
         tags: Mapping[str, str] | None = None,
@@ -114,7 +115,7 @@ class BaseClient:
                     "fallbacks", "given with wrappers", "either of them; or pass Failover(...) as the model"
                 )
             self._provider: Provider = Stack(*wrappers)(primary)
-        elif others or not (isinstance(primary, WrappedProvider) or hasattr(primary, "targets")):
+        elif others or not _composed(primary):
             self._provider = standard(primary, others, clock=clock, random=random)
         else:
             self._provider = primary  # already composed by the caller
@@ -213,8 +214,20 @@ class BaseClient:
 _NOT_FIELDS = {"system", "deadline", "tags", "prompt", "lineage", "priority"}
 
 
+def _composed(provider: Provider) -> bool:
+    """The caller has put wrappers around it, or chosen among several. Several keys alone are still one deployment."""
+    if isinstance(provider, KeyPool):
+        return any(map(_composed, provider.targets))
+    return isinstance(provider, WrappedProvider) or hasattr(provider, "targets")
+
+
 def _target(field: str, model: object, **options: Any) -> Provider:
     if isinstance(model, str):
+        keys = options.get("api_key")
+        if isinstance(keys, Sequence) and not isinstance(keys, (str, bytes)):
+            return KeyPool.of(
+                lambda key: from_string(model, **{**options, "api_key": key}), cast("Sequence[Key]", keys)
+            )
         return from_string(model, **options)
     if isinstance(model, Provider):
         for name in ("api_key", "base_url"):

@@ -44,7 +44,8 @@ class AsyncClient(BaseClient):
             provider, or a stack of your own.
         fallbacks: model strings or providers that are asked in order when those before can't serve a call.
         wrappers: just these instead of the standard stack, outermost first.
-        api_key: for ``model`` if it is a string, instead of the usual environment variable.
+        api_key: for ``model`` if it is a string, instead of the usual environment variable. A list of keys makes a
+            :class:`KeyPool`: refused keys are left out, throttled ones left alone.
         base_url: likewise, another address of the API.
         http: how to reach the servers: engine, proxy, TLS, or an HTTP client of yours.
         tags: labels of every call.
@@ -107,7 +108,8 @@ class Client(BaseClient):
             provider, or a stack of your own.
         fallbacks: model strings or providers that are asked in order when those before can't serve a call.
         wrappers: just these instead of the standard stack, outermost first.
-        api_key: for ``model`` if it is a string, instead of the usual environment variable.
+        api_key: for ``model`` if it is a string, instead of the usual environment variable. A list of keys makes a
+            :class:`KeyPool`: refused keys are left out, throttled ones left alone.
         base_url: likewise, another address of the API.
         http: how to reach the servers: engine, proxy or TLS.
         tags: labels of every call.

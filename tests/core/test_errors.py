@@ -86,6 +86,11 @@ TABLE = [
     ("CallTimeout", OTHER, (False, False), "down"),
     ("Rejected", OTHER, (False, False), "unknown"),
     ("CircuitOpen", OTHER, (False, False), "unknown"),
+    ("RateLimitExceeded", OTHER, (False, False), "unknown"),
+    ("BulkheadFull", OTHER, (False, False), "unknown"),
+    ("Shed", OTHER, (False, False), "unknown"),
+    ("NoUsableKey", SAME, (False, True), "unknown"),  # paused, unless all were refused
+    ("StreamTooSlow", OTHER, (False, False), "down"),
     ("UnsupportedParameter", OTHER, (False, False), "unknown"),
     ("ContentFiltered", FATAL, (False, False), "up"),
     ("BadRequest", FATAL, (False, False), "up"),

@@ -4,21 +4,38 @@ import anyio
 import pytest
 
 from llmprod import (
+    AdaptiveThrottle,
     AllTargetsFailed,
     AsyncClient,
     BadRequest,
     BreakerState,
+    Bulkhead,
+    CircuitBreaker,
     Context,
+    Deadline,
+    Hedge,
     IdleTimeout,
+    InvalidArgument,
+    KeyPool,
     LoopClock,
+    OpenAI,
     Overloaded,
+    RateLimit,
     RateLimited,
+    Restart,
+    Resume,
+    Retry,
+    RetryBudget,
     ServerError,
+    Stack,
     Static,
     StreamInterrupted,
+    lint,
     standard,
 )
+from llmprod.testing import assert_stack
 from llmprod.testing.scripted import HANG, Scripted
+from llmprod.wrapper import leaves
 from tests.wrappers.helpers import Drawn, states
 
 
@@ -119,3 +136,61 @@ def _request():
     from tests.wrappers.helpers import WHOLE
 
     return WHOLE
+
+
+# ---- what it is made of ---------------------------------------------------------------------------------------------
+
+
+def test_more_wrappers_take_the_places_of_their_phases():
+    extra = [Bulkhead(5), Resume(Restart()), Hedge(), RateLimit(requests_per_minute=5), AdaptiveThrottle()]
+    quota = RateLimit(requests_per_minute=5, per="user")
+    stack = standard(Scripted(name="a"), [Scripted(name="b"), Static("Sorry")], extra=[quota, *extra])
+    assert lint(stack) == []
+    assert_stack(stack).order(
+        "Deadline", "RateLimit", "Resume", "Failover", "Retry", "Hedge", "Failover",
+        "AdaptiveThrottle", "RateLimit", "Bulkhead", "CircuitBreaker", "AttemptTimeout",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("extra", "field"),
+    [
+        ([Retry(2)], "extra[0]"),
+        ([Hedge(), Deadline(3)], "extra[1]"),
+        (Hedge(), "extra"),
+        (["Hedge"], "extra[0]"),
+        ([Stack(Hedge())], "extra[0]"),
+    ],
+    ids=str,
+)
+def test_what_may_be_more(extra, field):
+    with pytest.raises(InvalidArgument) as caught:
+        standard(Scripted(), extra=extra)
+    assert caught.value.field == field
+
+
+def test_a_client_of_several_keys_has_a_breaker_for_each():
+    made = AsyncClient("openai:m", api_key=["one-key", "other-key"])
+    assert made.describe().count("CircuitBreaker") == 2
+    assert made.describe().count("KeyPool") == 1
+    assert "-key" not in made.describe()
+    pool = KeyPool.of(lambda key: OpenAI("m", api_key=key), ["one-key", "other-key"])
+    with_spare = AsyncClient(pool, fallbacks=["simulated:instant"])
+    assert with_spare.describe().count("CircuitBreaker") == 3
+    assert AsyncClient(pool).describe() == made.describe()
+    guarded = KeyPool.of(lambda key: CircuitBreaker()(OpenAI("m", api_key=key)), ["one-key", "other-key"])
+    assert AsyncClient(guarded).provider is guarded
+
+
+async def test_the_budget_is_shared_where_it_is_handed_in():
+    budget = RetryBudget(ratio=0, reserve=1, clock=LoopClock())
+    stacks = [standard(Scripted(then=ServerError()), budget=budget, clock=LoopClock()) for _ in range(2)]
+    for stack in stacks:
+        with pytest.raises(ServerError):
+            await stack.send(_request(), Context.new(clock=LoopClock(), random=Drawn()))
+    assert [len(_leaf(stack).requests) for stack in stacks] == [2, 1]
+
+
+def _leaf(stack):
+    (leaf,) = leaves(stack)
+    return leaf

@@ -19,6 +19,7 @@ from llmprod.provider import Provider
 from llmprod.request import Request
 from llmprod.response import Outcome, Response
 from llmprod.verdict import Action, Classifier, Verdict, classify
+from llmprod.wrapper import Wrapper
 from llmprod.wrappers._router import Router
 
 __all__ = ["KeyPool"]
@@ -69,6 +70,7 @@ class KeyPool(Router):
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         super().__init__(targets, classify=classify, clock=clock)
+        self.clock = clock
         self._places: dict[int, int] = {id(target): place for place, target in enumerate(targets)}
         if len(self._places) != len(targets):
             raise InvalidArgument("targets", "the same provider twice", "a provider for each credential")
@@ -106,6 +108,10 @@ class KeyPool(Router):
         if any(key in keys[:place] for place, key in enumerate(keys)):
             raise InvalidArgument("keys", "the same key twice", "different keys")
         return cls(*map(make, keys), **options)
+
+    def around(self, wrapper: Wrapper) -> KeyPool:
+        """Return this pool with ``wrapper`` around each of its targets, and the same state."""
+        return KeyPool(*map(wrapper, self.targets), ring=self.ring, classify=self.classify, clock=self.clock)
 
     @property
     def name(self) -> str:
