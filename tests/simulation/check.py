@@ -127,7 +127,7 @@ def attempts_stay_within_the_cap(result: Result) -> Iterator[str]:
         stack, made = _stack(result, call), len(_arrivals(result, call))
         retry = _options(stack, "Retry")
         if retry is None:
-            cap = len(stack.targets)
+            cap = len(stack.targets) * (2 if "Hedge" in stack.names() else 1)  # a hedge has a round of its own
             if "Resume" in stack.names():
                 continue
         else:
@@ -161,7 +161,10 @@ def the_retry_budget_covers_every_further_attempt(result: Result) -> Iterator[st
         further = sum(max(0, call.context.call.attempts - 1) for call in calls)
         paid = moves["withdraw"] - moves["refund"]
         hedged = any("Hedge" in result.plan.stacks[number].names() for number in stacks)
-        if further > paid or (further < paid and not hedged):  # beside another attempt, none is told from its neighbour
+        # Beside another attempt none is told from its neighbour. A resumption whose first round reaches nobody, as all
+        # asked to be left alone, keeps its leave while the Retry within takes another.
+        resumed = sum(1 for _, move, kind in budget.moves if (move, kind) == ("withdraw", "resume"))
+        if further > paid or (further < paid - resumed and not hedged):
             yield f"{further} further attempts were made with leave for {paid}"
         if moves["refund"] > moves["withdraw"]:
             yield f"{moves['refund']} refunds of {moves['withdraw']} withdrawals"

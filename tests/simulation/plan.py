@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tests.simulation.worlds import random_for
+from tests.simulation.worlds import TICK, random_for
 
 FAULTS = (
     "server_error", "rate_limited", "overloaded", "connect", "cut", "early_cut", "stall", "silent", "crawl", "bad_key",
@@ -25,6 +25,10 @@ _MOODS: dict[str, dict[str, float]] = {
     "locked": {"bad_key": 0.5, "no_credit": 0.2},
     "picky": {"refused": 0.2, "server_error": 0.1},
 }
+
+
+_BETWEEN = 64.5 * TICK
+"""Added to round numbers of seconds, so that they do not end on a caller's own tick."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +198,7 @@ def _stack(draw: _Draw, targets: int) -> StackPlan:
     used = tuple(order[: draw.whole(1, targets)])
     around: list[tuple[str, dict[str, Any]]] = []
     if draw.often(0.9):
-        around.append(("Deadline", {"seconds": draw.one(5.0, 30.0, 120.0)}))
+        around.append(("Deadline", {"seconds": draw.one(5.0, 30.0, 120.0) + _BETWEEN}))
     router = None
     if len(used) > 1 or draw.often(0.2):
         name = draw.one(*ROUTERS)
@@ -202,12 +206,17 @@ def _stack(draw: _Draw, targets: int) -> StackPlan:
     around += [
         (name, options)
         for name in OUTER
-        if (options := _options(draw, name)) is not None and (name != "Hedge" or len(used) > 1)
+        if (options := _options(draw, name)) is not None and (name != "Hedge" or _can_hedge(router, used))
     ]
     alike = draw.often(0.6)
     chains = [_chain(draw) for _ in used]
     within = tuple(chains[0] if alike else chain for chain in chains)
     return StackPlan(tuple(around), router, used, within, last_resort=draw.often(0.1))
+
+
+def _can_hedge(router: tuple[str, dict[str, Any]] | None, targets: tuple[int, ...]) -> bool:
+    # A hedge goes to another deployment; the targets of a pool of keys are one.
+    return router is not None and router[0] != "KeyPool" and len(targets) > 1
 
 
 def _chain(draw: _Draw) -> tuple[tuple[str, dict[str, Any]], ...]:
