@@ -53,7 +53,7 @@ def stack(seed: int):
     failures = {"rate_limited": 0.15, "overloaded": 0.15, "server_error": 0.15, "refused": 0.1}
     targets = [
         Simulated(
-            name, seed=seed, ttft=0.01, tokens_per_second=5000, answer_tokens=12, failures=failures, retry_after=None
+            name, seed=seed, ttft=0.01, tokens_per_second=5000, answer_tokens=12, failures=failures, retry_after=0
         )
         for name in ("small/a", "small/b")
     ]
