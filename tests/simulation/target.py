@@ -25,7 +25,7 @@ from tests.simulation.plan import TargetPlan
 from tests.simulation.worlds import TICK, WorldClock, random_for
 
 INPUT_TOKENS = 10
-_FOR_EVER = 10_000.0
+_FOR_EVER = 1_000.0
 
 
 def pieces(call: int, tokens: int) -> list[str]:
