@@ -18,7 +18,7 @@ PROVIDER   :=
 # Without bytecode every start compiles the dependencies again.
 PIP_INSTALL = env -u PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-quick test-vllm test-llamacpp check lint types floors format docs docs-serve bench clean distclean
+.PHONY: help demo test test-quick test-vllm test-llamacpp check lint types floors format docs docs-serve bench mutation simulation clean distclean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -63,6 +63,12 @@ docs: $(VENV)/.dev ## build the documentation into site/
 
 docs-serve: $(VENV)/.dev ## serve the documentation while it is being written
 	$(PY) -m mkdocs serve
+
+mutation: $(VENV)/.dev ## change the mechanisms in small ways and see whether their tests notice (about 10 minutes)
+	$(PY) tools/mutation.py $(ARGS)
+
+simulation: $(VENV)/.test ## seeded scenarios; ARGS="--seeds 0:10000" for more
+	$(PY) -m tests.simulation $(ARGS)
 
 bench: $(VENV_BENCH)/.bench ## what a call costs, beside other libraries
 	$(VENV_BENCH)/bin/python -m benchmarks $(ARGS)
