@@ -1,0 +1,1 @@
+"""What hedging does to the tail: latencies with and without :class:`llmprod.Hedge`, and what it costs."""
