@@ -341,6 +341,28 @@ async def test_two_processes_keep_one_pace(store, other):
     assert 2.8 < time.monotonic() - started < 4.0
 
 
+@pytest.mark.parametrize("options", [{}, {"at_most_waiting": 0}, {"wait_at_most": 0.3}])
+async def test_standing_in_line_to_ask_is_no_waiting(store, options):
+    limit = RateLimit(requests_per_minute=5, burst=60, store=store, **{"wait_at_most": 0, **options})
+    stack = limit(Scripted(then="Hi"))
+    ends = []
+
+    async def one():
+        try:
+            await call(stack)
+            ends.append("served")
+        except RateLimitExceeded as error:
+            ends.append(error.dimension)
+
+    started = time.monotonic()
+    for number in (4, 10):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(number):
+                tasks.start_soon(one)
+    assert sorted(ends) == ["requests"] * 9 + ["served"] * 5
+    assert time.monotonic() - started < 5
+
+
 async def test_usage_is_settled_in_the_server(store):
     used = [UsageUpdate(Usage(input=40, output=60)), Finish("stop")]
     stack = RateLimit(tokens_per_minute=0.06, burst=60, store=store, name="k")(Scripted(used))

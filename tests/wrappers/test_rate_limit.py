@@ -250,6 +250,17 @@ async def test_tokens_from_a_cache_count_where_the_provider_counts_them(count, l
     assert made.left()["input_tokens"] == pytest.approx(left)
 
 
+async def test_max_tokens_count_where_the_provider_counts_them():
+    made = limiter(tokens(0.06), Limit(dimension="output_tokens", amount=0.06))
+    stack = limited(Scripted(USED), made, count_max_tokens=True)
+    response = await stack.send(replace(STREAM, max_tokens=1000), context())
+    assert made.left()["output_tokens"] == pytest.approx(-999.94, abs=0.01)
+    await response.read()
+    left = made.left()
+    assert left["output_tokens"] == pytest.approx(-999.94, abs=0.01)
+    assert left["tokens"] == pytest.approx(-1039.94, abs=0.01)
+
+
 async def test_money():
     def price(request, usage):
         return usage.total_output / 1000
@@ -537,6 +548,7 @@ async def test_cancelled_anywhere(request_):
         ({"at_most_waiting": -1}, "at_most_waiting"),
         ({"keys_at_most": 0}, "keys_at_most"),
         ({"count_cached": 1}, "count_cached"),
+        ({"count_max_tokens": None}, "count_max_tokens"),
         ({"per": ""}, "per"),
         ({"per": ()}, "per"),
         ({"per": ("user", 3)}, "per"),

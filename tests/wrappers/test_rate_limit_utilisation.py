@@ -67,6 +67,12 @@ async def test_a_provider_that_counts_more_than_it_is_told(style):
     assert len(late) <= 5
 
 
+async def test_told_that_the_provider_counts_max_tokens_it_sees_no_refusal():
+    used, refused, _ = await run(2000, 280_000, "small bucket", charge="max", count_max_tokens=True)
+    assert used >= 0.95
+    assert refused == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("style", ["bucket", "sliding minute"])
 async def test_two_processes_that_know_nothing_of_each_other(style):

@@ -44,6 +44,9 @@ class Gate:
         self.store = store
         self.key = key
         self.line = line
+        # Over a store calls also stand in line to ask, one after the other: that is no waiting, until one got a no.
+        self._short = store is None
+        self._last: Shortage | None = None
         self._waiting: dict[int, dict[str, float]] = {}  # what stands in line, by priority and dimension
         if limiter is not None:
             limiter.on_room = line.wake
@@ -65,20 +68,21 @@ class Gate:
         elif self.store is not None:
             self.store.throttled(self.key, self.limits, seconds)
 
+    def at_once(self, costs: Mapping[str, float]) -> Leave | None:
+        """Return leave if there is some and nobody waits for it; None otherwise, and where a store must be asked."""
+        if self.limiter is None or self.line.places:
+            return None
+        got = self.limiter.reserve(costs)
+        return None if isinstance(got, Shortage) else got
+
     async def enter(self, costs: Mapping[str, float], context: Context, wait_at_most: float | None) -> Entry:
         """Return leave, having waited for it in line.
 
         Raises:
             NoLeave: not in time, or too many wait.
         """
-        limiter = self.limiter
-        if limiter is None:
-            return await self._in_line(costs, context, wait_at_most, self._ask_store)
-        if not self.line.places:
-            got = limiter.reserve(costs)
-            if not isinstance(got, Shortage):
-                return Entry(got)
-        return await self._in_line(costs, context, wait_at_most, None)
+        ask = self._ask_store if self.limiter is None else None
+        return await self._in_line(costs, context, wait_at_most, ask)
 
     async def _ask_store(self, costs: Mapping[str, float]) -> Leave | Shortage:
         assert self.store is not None
@@ -95,13 +99,13 @@ class Gate:
         started = clock.now()
         end = _earliest(context.deadline, None if wait_at_most is None else started + wait_at_most)
         expected = self._expected(costs, self._ahead(context.priority))
-        if line.full or (
+        if (line.full and self._short) or (
             expected is not None
             and expected.seconds is not None
             and end is not None
             and started + expected.seconds > end
         ):
-            raise NoLeave(expected or Shortage("line", None))
+            raise NoLeave(expected or self._last or Shortage("line", None))
         place = line.join(context.priority)
         queued = self._waiting.setdefault(context.priority, {})
         for name, cost in costs.items():
@@ -116,14 +120,23 @@ class Gate:
                         assert limiter is not None
                         got = limiter.reserve(costs)
                     if not isinstance(got, Shortage):
+                        self._short = self.store is None
                         return Entry(got, short, clock.now() - started if short else 0.0)
+                    self._last = got
+                    if not self._short:
+                        self._short = True
+                        for other in line.places:  # now they do wait, each as long as it may
+                            other.wake()
                     short, wait = got, got.seconds
                     if wait is None and ask is not None:
                         wait = _POLL
                     elif wait is not None and ask is not None:
                         wait += 0.01 + wait * 0.05 * context.random.random()  # processes that wait for one moment
+                elif not self._short:
+                    await place.wait(None)
+                    continue
                 else:
-                    short, wait = short or expected or Shortage("line", None), None
+                    short, wait = short or expected or self._last or Shortage("line", None), None
                 now = clock.now()
                 if end is not None and (now >= end or (wait is not None and now + wait > end)):
                     raise NoLeave(short, now - started)
@@ -135,6 +148,7 @@ class Gate:
             for name, cost in costs.items():
                 queued[name] -= cost
             if not line.places:
+                self._short = self.store is None
                 self._waiting.clear()  # rounding errors don't add up
 
     def _expected(self, costs: Mapping[str, float], ahead: Mapping[str, float]) -> Shortage | None:

@@ -64,6 +64,9 @@ class RateLimit(Wrapper):
         at_most_waiting: calls that may wait; more are refused (default 1000).
         count_cached: prompt tokens read from the provider's cache count (default True; False for Anthropic and Groq,
             which don't count them).
+        count_max_tokens: an answer counts as ``max_tokens`` however short it is (default False: as what it was). True
+            for a provider that takes them for used when it admits a call, as OpenAI, Azure and Cerebras do; requests
+            should then carry no more ``max_tokens`` than they need.
         tokens: counts a request's prompt tokens, instead of an estimate from its length.
         price: the cost of a request, from its estimated and then its actual usage; needed for a limit of money.
         store: where several processes share the limits (:class:`llmprod.stores.redis.RedisLimits`).
@@ -96,6 +99,7 @@ class RateLimit(Wrapper):
         wait_at_most: float | None = None,
         at_most_waiting: int | None = 1000,
         count_cached: bool = True,
+        count_max_tokens: bool = False,
         tokens: Callable[[Request], int] | None = None,
         price: Callable[[Request, Usage], float] | None = None,
         store: LimitStore | None = None,
@@ -111,6 +115,7 @@ class RateLimit(Wrapper):
         _validate.whole("keys_at_most", keys_at_most, 1)
         _validate.whole("concurrent", concurrent, 1, optional=True)
         _validate.flag("count_cached", count_cached)
+        _validate.flag("count_max_tokens", count_max_tokens)
         seconds = burst if burst is not None else 5.0 if per is None else 60.0
         minute: dict[Dimension, float | None] = {
             "requests": requests_per_minute,
@@ -148,6 +153,7 @@ class RateLimit(Wrapper):
         self.wait_at_most = wait_at_most
         self.at_most_waiting = at_most_waiting
         self.count_cached = count_cached
+        self.count_max_tokens = count_max_tokens
         self.tokens = tokens
         self.price = price
         self.store = store
@@ -249,8 +255,9 @@ class _RateLimitProvider(WrappedProvider):
         if self._counts_tokens:
             raw = self._estimate.raw_input(request)
             costs = self._costs(request, raw, context)
-        entry = await self._enter(gate, costs, context)
-        leave = entry.leave
+        leave = gate.at_once(costs)
+        if leave is None:
+            leave = (await self._enter(gate, costs, context)).leave
         attempts = context.call.attempts
         try:
             response = await self.inner.send(request, context)
@@ -280,7 +287,7 @@ class _RateLimitProvider(WrappedProvider):
     def _costs(self, request: Request, raw: float, context: Context) -> dict[str, float]:
         estimate = self._estimate
         prompt = estimate.input(raw)
-        answer = estimate.output(request, _route(context))
+        answer = max(estimate.output(request, _route(context)), self._most(request))
         costs = {"requests": 1.0, "input_tokens": prompt, "output_tokens": answer, "tokens": prompt + answer}
         price = self.wrapper.price
         if price is not None and "cost" in self.wrapper.dimensions:
@@ -369,11 +376,14 @@ class _RateLimitProvider(WrappedProvider):
         if whole and used:
             self._estimate.learn(request, raw, used["input_tokens"], used["output_tokens"], _route(context))
 
+    def _most(self, request: Request) -> int:
+        return (getattr(request, "max_tokens", None) or 0) if self.wrapper.count_max_tokens else 0
+
     def _used(self, request: Request, usage: Usage) -> Mapping[str, float]:
         if not self._counts_tokens:
             return _NOTHING
         prompt = usage.total_input if self.wrapper.count_cached else usage.total_input - usage.cache_read
-        answer = usage.total_output
+        answer = max(usage.total_output, self._most(request))
         used: dict[str, float] = {"input_tokens": prompt, "output_tokens": answer, "tokens": prompt + answer}
         price = self.wrapper.price
         if price is not None and "cost" in self.wrapper.dimensions:
