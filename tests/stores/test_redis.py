@@ -255,6 +255,35 @@ async def test_lost_it_goes_on_with_its_share_and_comes_back(server, store, othe
     assert await left(store) == [10, 500]
 
 
+async def test_no_burst_is_let_loose_when_it_is_lost_nor_when_it_is_back(server, store):
+    paced = limits(Limit(dimension="requests", amount=60, burst=5), Limit(dimension="tokens", amount=60))
+    await take(store, "k", paced, requests=1)
+    server.kill()
+    lost = await reserve(store, "k", paced, requests=1)
+    assert lost == Shortage("requests", pytest.approx(1, abs=0.2))
+    await take(store, "k", paced, tokens=20)  # a quota's whole allowance is there
+    server.start()
+    await until_back(store)
+    back = await reserve(store, "k", paced, requests=1)
+    assert back == Shortage("requests", pytest.approx(1, abs=0.3))
+    await take(store, "k", paced, tokens=60)
+
+
+async def test_what_was_said_of_the_lost_memory_corrects_no_other(server, store):
+    leaves: list[Any] = [await take(store, tokens=100)]
+    leaves[0].calibrate((LimitReading(dimension="tokens", remaining=10),))
+    await store.flush()
+    leaves.append(await take(store))
+    server.kill()
+    await reserve(store)
+    leaves[0].calibrate((LimitReading(dimension="tokens", remaining=5),))  # while nobody can be told
+    server.start()
+    await until_back(store)
+    leaves[1].calibrate((LimitReading(dimension="tokens", remaining=5),))  # by a call from before
+    await store.flush()
+    assert await left(store) == [10, 500]
+
+
 async def test_the_share_may_be_told(server):
     store = RedisLimits(server.url, processes=5)
     server.kill()
@@ -383,7 +412,7 @@ async def test_a_deadline_is_kept_over_the_store(store):
 
 
 async def test_losing_and_finding_the_store_is_told(server, store):
-    stack = RateLimit(requests_per_minute=6000, store=store)(Scripted(then="Hi"))
+    stack = RateLimit(requests_per_minute=6000, burst=60, store=store)(Scripted(then="Hi"))
     await call(stack)
     server.kill()
     told = [decision for _ in range(3) for decision in (await call(stack)).trace.decisions]

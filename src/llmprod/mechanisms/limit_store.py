@@ -60,6 +60,11 @@ class Limit:
         return self.amount if self.burst is None else self.burst
 
     @property
+    def paced(self) -> bool:
+        """The allowance can't be taken at once."""
+        return self.depth < self.amount
+
+    @property
     def name(self) -> str:
         """The dimension, with the period where it is no minute."""
         return self.dimension if self.period == MINUTE else f"{self.dimension}/{self.period:g}s"

@@ -195,6 +195,15 @@ class RateLimiter:
                 bucket.level = min(bucket.level, 0.0)
                 bucket.seen = until
 
+    def drain(self) -> None:
+        """Begin with empty buckets where the burst is less than the allowance: it may have been used elsewhere."""
+        now = self._clock.now()
+        pace = self._pace(now)
+        for bucket, limit in zip(self._buckets, self.limits.rates, strict=True):
+            if limit.paced:
+                bucket.refill(now, pace)
+                bucket.level = min(bucket.level, 0.0)
+
     def throttled(self, seconds: float) -> None:
         """The provider refused a call that these limits allowed: pause, and go slower for some time.
 

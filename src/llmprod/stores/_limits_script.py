@@ -5,11 +5,13 @@ Each limit is a generic cell rate: its level and the time at which it was right,
 
 KEYS: the state (a hash), the leases of calls under way (a sorted set by expiry), the processes seen (by time). They
 share a hash tag, so that a cluster keeps them on one node. ARGV: the operation, the number of limits, then of each
-limit its name, rate, burst and whether a pause empties it, then what the operation needs:
+limit its name, rate, burst and kind (``0``: a pause does not empty it, ``2``: a drain does too), then what the
+operation needs:
 
 ``reserve``   id, seconds of lease, process, concurrent (0: any number), a cost for each limit
 ``end``       id, what was used more than was reserved, for each limit
 ``throttled`` seconds
+``drain``     nothing: a server that knows nothing begins with empty buckets
 ``calibrate`` for each limit what was believed, corrections until then, what the provider says (``-1``: nothing)
 """
 
@@ -31,7 +33,7 @@ end
 local limits = {}
 for i = 1, n do
   local at = 3 + 4 * (i - 1)
-  local limit = {name = ARGV[at], rate = tonumber(ARGV[at + 1]), burst = tonumber(ARGV[at + 2]), empties = ARGV[at + 3]}
+  local limit = {name = ARGV[at], rate = tonumber(ARGV[at + 1]), burst = tonumber(ARGV[at + 2]), kind = ARGV[at + 3]}
   limit.level = math.min(limit.burst, state[limit.name .. ':level'] or limit.burst)
   limit.seen = state[limit.name .. ':seen'] or now
   limit.corrected = state[limit.name .. ':corrected'] or 0
@@ -104,18 +106,26 @@ elseif op == 'throttled' then
   end
   paused = math.max(paused, now + tonumber(ARGV[rest]))
   for _, limit in ipairs(limits) do
-    if limit.empties == '1' then
+    if limit.kind ~= '0' then
       limit.level = math.min(limit.level, 0)
       limit.seen = paused
     end
   end
   save()
+elseif op == 'drain' then
+  if #stored == 0 then
+    for _, limit in ipairs(limits) do
+      if limit.kind == '2' then limit.level = math.min(limit.level, 0) end
+    end
+    save()
+  end
 elseif op == 'calibrate' then
   for i, limit in ipairs(limits) do
     local at = rest + 3 * (i - 1)
     local believed, corrected, told = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
     local excess = believed - (limit.corrected - corrected) - told
-    if told >= 0 and excess > 0 then
+    -- Fewer corrections than the call has seen: this is another memory than the one that gave it leave.
+    if told >= 0 and excess > 0 and limit.corrected >= corrected then
       limit.level = limit.level - excess
       limit.corrected = limit.corrected + excess
     end

@@ -101,7 +101,7 @@ class RedisLimits:
         self._probing: asyncio.Task[None] | None = None
         self._telling: asyncio.Task[None] | None = None
         self._untold: deque[tuple[list[str], list[str], Callable[[], None]]] = deque(maxlen=_UNTOLD_AT_MOST)
-        self._local: OrderedDict[str, RateLimiter] = OrderedDict()
+        self._local: OrderedDict[str, tuple[RateLimiter, Limits]] = OrderedDict()
 
     @property
     def lost(self) -> bool:
@@ -153,7 +153,7 @@ class RedisLimits:
         """The provider refused a call: give nobody leave for ``seconds``, and less for a while."""
         local = self._local.get(key)
         if local is not None:
-            local.throttled(seconds)
+            local[0].throttled(seconds)
         if not self._lost:
             self.later(self._keys(key), [*_head("throttled", limits), repr(float(seconds))], _nothing)
 
@@ -163,12 +163,15 @@ class RedisLimits:
         if self.when_lost == "refuse":
             after = max(0.0, self._probe_at - self._clock.now())
             raise RateLimitExceeded(dimension="store", retry_after=round(after, 3), detail="the shared store is lost")
-        local = self._local.get(key)
-        if local is None:
-            local = self._local[key] = RateLimiter(limits.share(self.processes or self._seen), clock=self._clock)
+        known = self._local.get(key)
+        if known is None:
+            local = RateLimiter(limits.share(self.processes or self._seen), clock=self._clock)
+            local.drain()  # what may be taken at once was taken a moment ago, for all we know
+            self._local[key] = local, limits
             if len(self._local) > _LOCAL_AT_MOST:
                 self._local.popitem(last=False)
         else:
+            local = known[0]
             self._local.move_to_end(key)
         local.on_room = on_room
         return local.reserve(costs)
@@ -190,12 +193,17 @@ class RedisLimits:
         try:
             async with asyncio.timeout(self.timeout):
                 await self._connected().ping()
+            for key, (_, limits) in list(self._local.items()):
+                if any(limit.paced for limit in limits.rates):
+                    await self._run(self._keys(key), _head("drain", limits))
         except self._errors:
             self._probe_wait = min(_PROBE_AT_MOST, self._probe_wait * 2)
             wait = self._probe_wait * (0.5 + self._random.random() / 2)
             self._probe_at = self._clock.now() + wait
         else:
             self._lost = False
+            # What the provider said before is of no use now; leases may still be there.
+            self._untold = deque((item for item in self._untold if item[1][0] == "end"), _UNTOLD_AT_MOST)
             self._local.clear()  # what is under way holds on to its own limiter
             _log.warning("the shared store of rate limits is back")
             self._start_telling()
@@ -357,7 +365,8 @@ class _Lease:
 def _head(operation: str, limits: Limits) -> list[str]:
     head = [operation, str(len(limits.rates))]
     for limit in limits.rates:
-        head += [limit.name, repr(limit.rate), repr(float(limit.depth)), "1" if limit.period < DAY else "0"]
+        kind = "0" if limit.period >= DAY else "2" if limit.paced else "1"
+        head += [limit.name, repr(limit.rate), repr(float(limit.depth)), kind]
     return head
 
 
