@@ -13,10 +13,10 @@ _TITLES = {
 }
 _NAMES = {
     "none": "no protection",
-    "naive": "naive: 3 retries",
+    "naive": "3 retries",
     "litellm": "LiteLLM Router",
-    "standard": "llmprod, as it comes",
-    "llmprod": "llmprod, with a bulkhead",
+    "standard": "llmprod: standard",
+    "llmprod": "llmprod: bulkhead",
 }
 _BLUE, _RED = "#1f6fb2", "#d1495b"
 _SMOOTH = 3
@@ -86,7 +86,7 @@ def _cell(cell: Any, plan: Plan, name: str, row: dict[str, Any]) -> None:
     cell.fill_between(seconds, series["goodput"], color=_BLUE, alpha=0.28, lw=0)
     cell.plot(seconds, series["goodput"], color=_BLUE, lw=1.5, label="goodput: answers in time")
     recovered = "does not recover" if row["recovery"] is None else f"back in {row['recovery']:.0f} s"
-    told = f"{row['goodput_drop']:.0%} of what is left · {row['attempts_drop']:.2f} attempts a call · {recovered}"
+    told = f"goodput {row['goodput_drop']:.0%} · {row['attempts_drop']:.2f} attempts a call · {recovered}"
     cell.set_title(_NAMES[name], fontsize=9, fontweight="bold", loc="left", pad=4)
     cell.set_title(told, fontsize=8.5, loc="right", pad=4)
     cell.set_xlim(0, plan.length)
