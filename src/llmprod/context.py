@@ -73,6 +73,11 @@ class CallState:
     cap: int | None = None
     budget: ExtraAttempts | None = None
 
+    @property
+    def sent(self) -> int:
+        """Attempts that reached a provider, less those of an attempt beside this one (of a hedge)."""
+        return self.attempts
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:

@@ -810,3 +810,26 @@ def test_one_deployment_is_refused():
 def test_repr():
     assert repr(Hedge()) == "Hedge(after p95, 0.05 of calls)"
     assert repr(Hedge(delay=2, budget=0.1)) == "Hedge(after 2 s, 0.1 of calls)"
+
+
+# ---- what a hedge must not do to the routers inside -------------------------------------------------------------------
+
+
+async def test_a_hedge_forces_no_open_breaker():
+    opened = Breaker(BreakerOptions(consecutive_failures=1, open_for=100), clock=LoopClock(), random=Drawn())
+    opened.acquire().failure()
+    a, b = Scripted(then=[5.0, "A"], name="a"), Scripted(then="B", name="b")
+    stack = Hedge(delay=1)(Failover(a, CircuitBreaker(breaker=opened)(b)))
+    response = await ask(stack, STREAM)
+    assert (response.text, b.calls) == ("A", 0)
+    assert "LeastBadTried" not in [type(decision).__name__ for decision in response.trace.decisions]
+
+
+async def test_a_router_inside_with_nobody_else_to_ask_is_not_left_out_for_the_rest_of_the_call():
+    a = Scripted([3.0, ServerError()], "A", name="a")
+    b = Scripted(then=Overloaded(), name="b")
+    told = context()
+    stack = Retry(2)(Hedge(delay=1)(Failover(Failover(a), b)))
+    response = await stack.send(WHOLE, told)
+    assert response.text == "A"
+    assert not told.call.silent

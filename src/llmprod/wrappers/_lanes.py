@@ -90,6 +90,11 @@ class LaneState(CallState):
         self._whole.attempts = value
 
     @property
+    def sent(self) -> int:
+        """Attempts of this side alone."""
+        return self.own
+
+    @property
     def cap(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The call's cap, less what the side beside is about to use of it."""
         if self._cap is None or self.beside is None:

@@ -42,8 +42,8 @@ class _Tried:
 
     __slots__ = ("asked", "before", "failed", "last", "window")
 
-    def __init__(self, attempts: int) -> None:
-        self.before = attempts
+    def __init__(self, sent: int) -> None:
+        self.before = sent
         self.failed: list[tuple[Provider, Exception, Verdict]] = []
         self.last: Exception | None = None
         self.asked = 0
@@ -51,9 +51,8 @@ class _Tried:
 
     def further(self, context: Context) -> bool:
         """An attempt now would be a further one. The round's first is covered by the leave that the round has."""
-        # A target may be a stack with a Retry in it, which asked and was refused in the end. Beside another attempt the
-        # count says nothing.
-        return self.asked > 0 or (context.lane is None and context.call.attempts > self.before)
+        # A target may be a stack with a Retry in it, which asked and was refused in the end.
+        return self.asked > 0 or context.call.sent > self.before
 
     def note(self, target: Provider, error: Exception, verdict: Verdict) -> None:
         self.failed.append((target, error, verdict))
@@ -115,7 +114,7 @@ class Router(ABC):
 
     async def send(self, request: Request, context: Context) -> Response:
         """Return the first answer."""
-        tried = _Tried(context.call.attempts)
+        tried = _Tried(context.call.sent)
         for target in self.order(request, context):
             if self._left_out(target, request, context, tried):
                 continue
@@ -126,7 +125,10 @@ class Router(ABC):
             response = await self._try(target, request, context, tried)
             if response is not None:
                 return response
-        least_bad = self._least_bad(tried)
+        beside = context.lane is not None and context.lane.other is not None and context.lane.other.asking is not None
+        if beside and not tried.failed:
+            raise Rejected(provider=self.name, detail="asked by the attempt beside this one")
+        least_bad = None if beside else self._least_bad(tried)
         if least_bad is not None and self._may_ask(least_bad[0], request, context, tried):
             target, error = least_bad
             context.decided(LeastBadTried, target.name, retry_after=error.retry_after)
@@ -167,15 +169,15 @@ class Router(ABC):
         """Return the target's answer, or None after a failure that others may make good."""
         call = context.call
         lane = context.lane
-        attempts = call.attempts
-        paid = attempts > 0 and id(target) not in self._free and tried.further(context)  # by leave of the budget
+        sent = call.sent
+        paid = call.attempts > 0 and id(target) not in self._free and tried.further(context)  # by leave of the budget
         started = context.clock.now()
         if lane is not None:
             lane.asking = id(target)
         try:
             response = await self.ask(target, request, context)
         except Exception as error:
-            self._not_asked(paid, attempts, context)
+            self._not_asked(paid, sent, context)
             verdict = self.classify(error)
             if verdict.action is Action.FATAL:
                 raise
@@ -188,17 +190,17 @@ class Router(ABC):
                 raise
             return None
         except BaseException:
-            self._not_asked(paid, attempts, context)
+            self._not_asked(paid, sent, context)
             raise
         self._times[id(target)].record(request, context.clock.now() - started)
         return response
 
-    def _not_asked(self, paid: bool, attempts: int, context: Context) -> None:
+    def _not_asked(self, paid: bool, sent: int, context: Context) -> None:
         """After a failure: free the lane, and give leave back if the attempt was over before a provider was asked."""
         if context.lane is not None:
             context.lane.asking = None
         call = context.call
-        if paid and call.attempts == attempts and call.budget is not None:
+        if paid and call.sent == sent and call.budget is not None:
             call.budget.refund()
 
     def _goes_up(self, target: Provider, error: Exception, verdict: Verdict, context: Context, tried: _Tried) -> bool:

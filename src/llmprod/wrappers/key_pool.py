@@ -142,13 +142,13 @@ class KeyPool(Router):
             times = self._times[id(target)]
             if last is not None and not context.extra_attempt("failover", self.name, needs=times.least(request)):
                 raise last
-            attempts, started = context.call.attempts, context.clock.now()
+            sent, started = context.call.sent, context.clock.now()
             use = self.ring.take(place)
             try:
                 response = await self.ask(target, request, context)
             except Exception as error:
                 if last is not None:
-                    _give_back(attempts, context)
+                    _give_back(sent, context)
                 if not self._goes_on(use, error, self.classify(error), context):
                     raise
                 if isinstance(error, Rejected):
@@ -159,7 +159,7 @@ class KeyPool(Router):
             except BaseException:
                 use.end()
                 if last is not None:
-                    _give_back(attempts, context)
+                    _give_back(sent, context)
                 raise
             use.accepted()
             times.record(request, context.clock.now() - started)
@@ -212,8 +212,8 @@ class KeyPool(Router):
         return refusal
 
 
-def _give_back(attempts: int, context: Context) -> None:
+def _give_back(sent: int, context: Context) -> None:
     """Give leave back if the attempt was over before a provider was asked."""
     call = context.call
-    if call.attempts == attempts and call.budget is not None:
+    if call.sent == sent and call.budget is not None:
         call.budget.refund()
