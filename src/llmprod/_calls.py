@@ -225,9 +225,10 @@ def _target(field: str, model: object, **options: Any) -> Provider:
     if isinstance(model, str):
         keys = options.get("api_key")
         if isinstance(keys, Sequence) and not isinstance(keys, (str, bytes)):
-            return KeyPool.of(
-                lambda key: from_string(model, **{**options, "api_key": key}), cast("Sequence[Key]", keys)
-            )
+            if not keys:
+                raise InvalidArgument("api_key", "an empty list", "a key, a list of keys, or None")
+            others = {name: value for name, value in options.items() if name != "api_key"}
+            return KeyPool.of(lambda key: from_string(model, api_key=key, **others), cast("Sequence[Key]", keys))
         return from_string(model, **options)
     if isinstance(model, Provider):
         for name in ("api_key", "base_url"):

@@ -35,7 +35,7 @@ def standard(
     """Return the standard stack: Deadline → Retry → Failover → (CircuitBreaker → AttemptTimeout) for each target.
 
     ``extra`` adds to it: each wrapper takes the place that its phase gives it, once a call, once an attempt or for
-    each deployment. ``standard(model, [other], extra=[RateLimit(requests_per_minute=500), Hedge(), Resume(ContinueText())])``.
+    each deployment: ``standard(model, [other], extra=[RateLimit(requests_per_minute=500), Hedge()])``.
 
     Args:
         primary: asked first.

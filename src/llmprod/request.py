@@ -125,12 +125,22 @@ class GenerateRequest:
     def used(self) -> set[str]:
         """Names of the fields that ask something of the target, for the capability check."""
         # Not by truth or equality: a temperature of 0 asks for something, and so does "no parallel tool calls".
-        names = {item.name for item in fields(self) if (value := getattr(self, item.name)) is not None and value != ()}
-        flags = [name for name in ("stream", "prefill") if not getattr(self, name)]
-        return names.difference(("messages", "extra", "drop_unsupported"), flags)
+        names = {name for name in _ASKING if (value := getattr(self, name)) is not None and value != ()}
+        if self.stream:
+            names.add("stream")
+        if self.prefill:
+            names.add("prefill")
+        return names
 
     def __repr__(self) -> str:
         return f"GenerateRequest({len(self.messages)} messages, {', '.join(sorted(self.used())) or 'defaults'})"
+
+
+_ASKING = tuple(
+    item.name
+    for item in fields(GenerateRequest)
+    if item.name not in ("messages", "stream", "prefill", "extra", "drop_unsupported")
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

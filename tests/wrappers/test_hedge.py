@@ -812,7 +812,7 @@ def test_repr():
     assert repr(Hedge(delay=2, budget=0.1)) == "Hedge(after 2 s, 0.1 of calls)"
 
 
-# ---- what a hedge must not do to the routers inside -------------------------------------------------------------------
+# ---- what a hedge must not do to the routers inside ------------------------------------------------------------------
 
 
 async def test_a_hedge_forces_no_open_breaker():

@@ -38,7 +38,7 @@ class ThrottleTicket:
 
     def __init__(self, throttle: Throttle, sent: float) -> None:
         self._throttle: Throttle | None = throttle
-        self.sent = sent
+        self.sent: float = sent
 
     def accepted(self) -> None:
         """The target took the call, as was presumed."""

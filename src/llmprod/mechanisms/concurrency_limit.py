@@ -32,8 +32,8 @@ class ConcurrencyPermit:
 
     def __init__(self, limit: ConcurrencyLimit, in_flight: int, cuts: int) -> None:
         self._limit: ConcurrencyLimit | None = limit
-        self.in_flight = in_flight
-        self.cuts = cuts
+        self.in_flight: int = in_flight
+        self.cuts: int = cuts
 
     def answered(self, seconds: float | None = None) -> None:
         """The target took the call; ``seconds`` to its first token, None where no such time is known."""

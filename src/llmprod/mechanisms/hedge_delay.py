@@ -41,7 +41,7 @@ class HedgeDelay:
         self, percentile: float = 0.95, *, minimum: int = 20, window: float = 60.0, clock: Clock = SYSTEM_CLOCK
     ) -> None:
         _validate.between("percentile", percentile, 0.5, 1)
-        self.percentile = percentile
+        self.percentile: float = percentile
         self._stream = LatencyWindow(window, minimum=minimum, clock=clock)
         self._whole = LatencyWindow(window, minimum=minimum, clock=clock)
         self._embed = LatencyWindow(window, minimum=minimum, clock=clock)

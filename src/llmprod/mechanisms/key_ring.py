@@ -68,10 +68,10 @@ class _Key:
     def __init__(self, label: str, group: QuotaGroup) -> None:
         self.label: str = label
         self.group: QuotaGroup = group
-        self.pending = 0
-        self.refused = 0
-        self.until = -math.inf
-        self.epoch = 0
+        self.pending: int = 0
+        self.refused: int = 0
+        self.until: float = -math.inf
+        self.epoch: int = 0
 
 
 class KeyUse:

@@ -116,11 +116,11 @@ class PeakEwma:
         _validate.seconds("decay", decay)
         _validate.seconds("default", default)
         _validate.seconds("penalty", penalty)
-        self.decay = decay
-        self.default = default
-        self.penalty = penalty
+        self.decay: float = decay
+        self.default: float = default
+        self.penalty: float = penalty
         self.pending = 0.0
-        self.calls = 0
+        self.calls: int = 0
         self._clock = clock
         self._rtt = default
         self._stamp = clock.now()
@@ -151,7 +151,7 @@ class PeakEwma:
     def leave(self, weight: float) -> None:
         """Note that a call has ended; called by the :class:`Pending`."""
         self.calls -= 1
-        self.pending = self.pending - weight if self.calls else 0.0  # sums of floats must not drift
+        self.pending: float = self.pending - weight if self.calls else 0.0  # sums of floats must not drift
 
     def observe(self, rtt: float, *, good: bool = True) -> None:
         """Note one measured RTT in seconds; ``good`` ends a row of failures."""

@@ -47,7 +47,7 @@ class ShownPart:
     __slots__ = ("closed", "id", "kind", "name", "number", "pieces")
 
     def __init__(self, number: int, kind: Kind) -> None:
-        self.number = number
+        self.number: int = number
         self.kind: Kind = kind
         self.pieces: list[str] = []
         self.closed: bool = False

@@ -53,7 +53,8 @@ class _DeadlineProvider(WrappedProvider):
         context = context.within(self.wrapper.seconds)
         end = context.deadline
         assert end is not None
-        context.check(self.name)
+        if end <= context.clock.now():
+            context.check(self.name)
 
         def late() -> DeadlineExceeded:
             return DeadlineExceeded(end - context.call.started)

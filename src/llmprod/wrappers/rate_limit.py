@@ -16,7 +16,7 @@ from llmprod import _validate
 from llmprod.clock import SYSTEM_CLOCK, Clock
 from llmprod.context import Context
 from llmprod.decisions import LimitCalibrated, LimitRefused, LimitStoreChanged, LimitWaited
-from llmprod.errors import InvalidArgument, RateLimitExceeded, Rejected
+from llmprod.errors import InvalidArgument, RateLimitExceeded
 from llmprod.mechanisms.limit_headers import limit_readings
 from llmprod.mechanisms.limit_store import DAY, Dimension, Leave, Limit, Limits, LimitStore, Shortage
 from llmprod.mechanisms.rate_limit import RateLimiter
@@ -258,14 +258,14 @@ class _RateLimitProvider(WrappedProvider):
         leave = gate.at_once(costs)
         if leave is None:
             leave = (await self._enter(gate, costs, context)).leave
-        attempts = context.call.attempts
+        sent = context.call.sent
         try:
             response = await self.inner.send(request, context)
         except Exception as error:
-            self._failed(gate, leave, error, context, attempts, request)
+            self._failed(gate, leave, error, context, sent, request)
             raise
         except BaseException:
-            if context.call.attempts == attempts:
+            if context.call.sent == sent:
                 leave.cancel()
             else:
                 leave.keep()
@@ -329,11 +329,9 @@ class _RateLimitProvider(WrappedProvider):
     # ---- after ------------------------------------------------------------------------------------------------------
 
     def _failed(
-        self, gate: Gate, leave: Leave, error: Exception, context: Context, attempts: int, request: Request
+        self, gate: Gate, leave: Leave, error: Exception, context: Context, sent: int, request: Request
     ) -> None:
-        # In a hedged call the other lane's attempts count too; a local refusal of our own target was none of ours.
-        unsent = context.call.attempts == attempts or (context.lane is not None and isinstance(error, Rejected))
-        if unsent:
+        if context.call.sent == sent:
             leave.cancel()
             return
         usage = getattr(error, "usage", None)
