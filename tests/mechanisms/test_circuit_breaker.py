@@ -571,3 +571,69 @@ def test_changes_are_kept_until_they_are_taken_the_last_ones_at_least():
 def test_new_options_out_of_range_are_refused(field, value):
     with pytest.raises(InvalidArgument, match=rf"{field}: got .*; allowed: "):
         BreakerOptions(**{field: value})
+
+
+# ---- refusals for want of capacity ----------------------------------------------------------------------------------
+
+
+def refuse(made: Breaker, times: int) -> None:
+    for _ in range(times):
+        made.acquire().refused()
+
+
+def test_a_target_that_refuses_all_calls_is_down():
+    made, _ = breaker(consecutive_failures=3)
+    refuse(made, 2)
+    assert made.state is CLOSED
+    refuse(made, 1)
+    assert made.state is OPEN
+
+
+def test_a_target_that_serves_some_calls_is_not_down_however_many_it_refuses():
+    made, clock = breaker(consecutive_failures=3, minimum_calls=10, open_for=5)
+    for _ in range(30):
+        made.acquire().success()
+        refuse(made, 9)
+        clock.time += 4.9
+        refuse(made, 9)
+    assert made.state is CLOSED
+    clock.time += 0.2  # nobody was served for five seconds
+    refuse(made, 3)
+    assert made.state is OPEN
+
+
+def test_other_failures_of_a_target_that_serves_are_failures():
+    made, _ = breaker(consecutive_failures=3)
+    made.acquire().success()
+    refuse(made, 9)
+    fail(made, 3)
+    assert made.state is OPEN
+
+
+def test_a_refused_trial_opens_it_again_unless_another_was_served():
+    made, clock = half_opened(trials=2, successes_to_close=2)
+    refuse(made, 1)
+    assert made.state is OPEN
+    clock.time += made.retry_after
+    one, other = made.acquire(), made.acquire()
+    one.success()
+    other.refused()
+    assert made.state is HALF_OPEN
+    assert made._trials == []
+
+
+def test_what_was_served_before_it_closed_is_forgotten():
+    made, _ = breaker(consecutive_failures=2)
+    made.acquire().success()
+    made.close()
+    refuse(made, 2)
+    assert made.state is OPEN
+
+
+def test_a_refusal_is_reported_once():
+    made, _ = breaker(consecutive_failures=2)
+    permit = made.acquire()
+    permit.refused()
+    permit.refused()
+    permit.failure()
+    assert made.state is CLOSED

@@ -294,3 +294,21 @@ async def test_a_single_open_target_is_left_alone():
         await ask(stack)
     with pytest.raises(AllTargetsFailed):
         await ask(stack)
+
+
+async def test_an_overloaded_target_that_serves_some_is_asked_on():
+    script = [item for _ in range(10) for item in ("Hi", *[Overloaded()] * 6)]
+    made = breaker(consecutive_failures=3)
+    provider = Scripted(*script, then=ServerError())
+    stack = CircuitBreaker(breaker=made)(provider)
+    answers = 0
+    for _ in script:
+        try:
+            answers += (await ask(stack)).text == "Hi"
+        except Overloaded:
+            pass
+        await anyio.sleep(0.1)
+    assert answers == 10
+    assert made.state is CLOSED
+    await failing(stack, 3)
+    assert made.state is OPEN

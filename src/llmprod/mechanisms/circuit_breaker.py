@@ -5,10 +5,14 @@ at the call rates of language models a ratio alone never gathers enough calls), 
 (resilience4j's slow calls). Stays open for a time that doubles with each failed trial, half of it random (Finagle's
 ``Backoff.equalJittered``), and is bounded by a share of the outage so far, so that the time in which a recovery goes
 unnoticed stays in proportion to the outage.
+
+A refusal for want of capacity (503, 529) is a failure only of a target that serves nobody: one that serves a third of
+the calls would serve none while its breaker is open.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum
@@ -83,7 +87,7 @@ class BreakerOptions:
 
 
 class Permit:
-    """Leave to make one call. Report it once: success, failure, or release (nothing was learned)."""
+    """Leave to make one call. Report it once: success, failure, refused, or release (nothing was learned)."""
 
     __slots__ = ("_breaker", "epoch", "expires", "insisted", "trial")
 
@@ -108,6 +112,10 @@ class Permit:
     def failure(self) -> None:
         """The target failed."""
         self._report(False)
+
+    def refused(self) -> None:
+        """The target had no capacity for the call: a failure, unless it has served another one of late."""
+        self._report(None if self._breaker is not None and self._breaker.serving else False)
 
     def release(self) -> None:
         """The call was cancelled or refused locally: it says nothing about the target."""
@@ -137,6 +145,7 @@ class Breaker:
         self._epoch = 0
         self._open_until = 0.0
         self._outage_since = 0.0
+        self._served = -math.inf
         self._trips = 0
         self._consecutive = 0
         self._trials: list[Permit] = []
@@ -157,6 +166,11 @@ class Breaker:
         if self._state is BreakerState.HALF_OPEN:
             return len(self._live(self._trials)) < self.options.trials
         return self._state in (BreakerState.CLOSED, BreakerState.DISABLED)
+
+    @property
+    def serving(self) -> bool:
+        """The target has answered a call in the last ``open_for`` seconds, which it could not have done while open."""
+        return self._clock.now() - self._served < self.options.open_for
 
     @property
     def retry_after(self) -> float:
@@ -234,7 +248,10 @@ class Breaker:
             out.remove(permit)
         if good is None:
             return
-        (self._good if good else self._bad).add(self._clock.now())
+        now = self._clock.now()
+        (self._good if good else self._bad).add(now)
+        if good:
+            self._served = now
         if permit.epoch != self._epoch:
             return  # begun before the last change of state: counted, but decides nothing and prolongs nothing
         if permit.trial:
@@ -295,6 +312,7 @@ class Breaker:
 
     def _close(self, reason: str) -> None:
         self._trips = self._consecutive = 0
+        self._served = -math.inf
         for buckets in (self._good, self._bad, self._timed, self._slow):
             buckets.clear()
         self._become(BreakerState.CLOSED, reason)

@@ -171,10 +171,10 @@ class _CircuitBreakerProvider(WrappedProvider):
         self._tell(context)
 
     def _report(self, permit: Permit, error: BaseException) -> None:
-        health = self.wrapper.classify(error).health
-        if health == "down":
-            permit.failure()
-        elif health == "up":
+        verdict = self.wrapper.classify(error)
+        if verdict.health == "down":
+            permit.refused() if verdict.throttled else permit.failure()
+        elif verdict.health == "up":
             permit.success()
         else:
             permit.release()
