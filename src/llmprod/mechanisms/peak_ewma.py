@@ -151,7 +151,7 @@ class PeakEwma:
     def leave(self, weight: float) -> None:
         """Note that a call has ended; called by the :class:`Pending`."""
         self.calls -= 1
-        self.pending: float = self.pending - weight if self.calls else 0.0  # sums of floats must not drift
+        self.pending = self.pending - weight if self.calls else 0.0  # sums of floats must not drift
 
     def observe(self, rtt: float, *, good: bool = True) -> None:
         """Note one measured RTT in seconds; ``good`` ends a row of failures."""
