@@ -119,7 +119,7 @@ class PeakEwma:
         self.decay: float = decay
         self.default: float = default
         self.penalty: float = penalty
-        self.pending = 0.0
+        self.pending: float = 0.0
         self.calls: int = 0
         self._clock = clock
         self._rtt = default
