@@ -23,12 +23,12 @@ from llmprod import (
     StreamInterrupted,
     Usage,
 )
-from llmprod.context import Lane
 from llmprod.decisions import LimitCalibrated, LimitRefused, LimitWaited
 from llmprod.events import Finish, TextDelta, UsageUpdate
 from llmprod.mechanisms.limit_store import Limit, Limits
 from llmprod.mechanisms.rate_limit import RateLimiter
 from llmprod.testing.scripted import HANG, Scripted
+from llmprod.wrappers._lanes import lane
 from llmprod.wrappers.rate_limit import RateLimit
 from tests.cancel_sweep import sweep
 from tests.wrappers.helpers import EMBED, STREAM, WHOLE, LoopClock, ask, context
@@ -337,12 +337,16 @@ async def test_a_call_that_reached_no_provider_gives_all_back():
 async def test_beside_another_lane_a_local_refusal_gives_all_back():
     class Refusing(Scripted):
         async def send(self, request, context):
-            context.call.attempts += 1  # the other lane's
+            other.call.attempts += 1
             raise CircuitOpen(retry_after=3)
 
+    told = context()
+    mine, _ = lane(told)
+    other, _ = lane(told)
     made = limiter(requests())
     with pytest.raises(CircuitOpen):
-        await limited(Refusing(), made).send(WHOLE, replace(context(), lane=Lane()))
+        await limited(Refusing(), made).send(WHOLE, mine)
+    assert told.call.attempts == 1
     assert made.left() == {"requests": 60}
 
 
