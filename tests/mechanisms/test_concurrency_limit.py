@@ -53,6 +53,42 @@ def test_aimd_grows_by_one_an_answer_while_half_of_it_is_used():
     assert limit.limit == 11
 
 
+def test_aimd_does_not_grow_by_answers_that_come_late():
+    limit = AIMDLimit(initial=10, clock=HandClock())
+    permit = used(limit)[-1]
+    for number in range(40):
+        permit.answered(0.5 + number % 4, whole=True)
+    grown = limit.limit
+    assert grown > 10  # lengths of answers differ: a quarter of them always counts
+    limit = AIMDLimit(initial=10, maximum=10, clock=HandClock())
+    permit = used(limit)[-1]
+    for _ in range(40):
+        permit.answered(0.5, whole=True)
+    limit.maximum = 100
+    permit.answered(2.1, whole=True)
+    assert limit.limit == 10
+    permit.answered(2.1)  # of first tokens nothing is known yet
+    permit.answered(1.9, whole=True)
+    assert limit.limit == 12
+
+
+def test_a_deadline_that_passes_late_cuts_and_a_hasty_callers_does_not():
+    limit = AIMDLimit(initial=10, maximum=10, clock=HandClock())
+    permits = used(limit)
+    permits[0].expired(9.0, whole=True)
+    assert limit.limit == 10  # nothing is known
+    for _ in range(20):
+        permits[0].answered(0.5, whole=True)
+    permits[0].expired(0.4, whole=True)
+    assert limit.limit == 10
+    permits[0].expired(9.0, whole=True)
+    permits[1].expired(9.0, whole=True)
+    assert limit.limit == 9
+    fixed = FixedLimit(2)
+    fixed.acquire().expired(9.0)
+    assert fixed.limit == 2
+
+
 def test_aimd_never_grows_beyond_its_maximum_nor_falls_below_its_minimum():
     limit = AIMDLimit(initial=10, minimum=4, maximum=12)
     permits = used(limit)

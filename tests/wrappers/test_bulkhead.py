@@ -246,6 +246,36 @@ async def test_a_hopeless_call_does_not_even_wait():
             await ask(stack, seconds=0.5)
 
 
+async def test_a_call_whose_turn_would_come_too_late_is_refused_when_it_comes():
+    stack = bulkhead(1)(Scripted(then=[1.0, "Hi"]))
+    await measured(stack, WHOLE)
+    async with anyio.create_task_group() as group:
+        caller = Caller(group, stack)
+        for name in "abcd":
+            await caller.call(name, seconds=5.0)  # d: two are ahead in line, and twice a second for its answer
+        told = await caller.call("e", seconds=4.5)  # three are ahead
+        await caller.call("urgent", seconds=4.5, priority=1)
+    by_name = {name: (how, at) for name, how, at in caller.ended}
+    assert by_name["e"] == ("Shed", pytest.approx(0, abs=0.01))
+    assert [by_name[name][0] for name in ("a", "b", "c", "d", "urgent")] == ["ok"] * 5
+    (shed,) = told.trace.decisions
+    assert (shed.reason, shed.waited) == ("too late", 0.0)
+    assert idle(stack)
+
+
+async def test_a_deadline_that_passes_where_answers_had_long_been_there_counts_as_a_refusal():
+    limit = AIMDLimit(initial=4, maximum=4, clock=LoopClock())
+    stack = Deadline(10)(bulkhead(limit)(Scripted(*[[0.5, "Hi"]] * 20, then=HANG)))
+    await measured(stack, WHOLE)
+    with pytest.raises(DeadlineExceeded):
+        await ask(stack, seconds=0.2)
+    assert limit.limit == 4  # in a hurry, which says nothing of the target
+    with pytest.raises(DeadlineExceeded):
+        await ask(stack, seconds=5)
+    assert limit.limit == 3
+    assert limit.in_flight == 0
+
+
 async def test_a_call_that_needs_not_wait_is_sent_however_tight_its_deadline():
     stack = bulkhead(1)(Scripted(then=[1.0, "Hi"]))
     await measured(stack, STREAM)

@@ -17,8 +17,11 @@ from collections.abc import Callable
 from llmprod import _validate
 from llmprod.clock import SYSTEM_CLOCK, Clock
 from llmprod.errors import InvalidArgument
+from llmprod.mechanisms.latency_window import LatencyWindow
 
 __all__ = ["AIMDLimit", "ConcurrencyLimit", "ConcurrencyPermit", "FixedLimit", "QueueLimit"]
+
+_USUAL, _USUAL_WINDOW, _LATE = 0.25, 600.0, 4.0
 
 
 class ConcurrencyPermit:
@@ -35,10 +38,15 @@ class ConcurrencyPermit:
         self.in_flight: int = in_flight
         self.cuts: int = cuts
 
-    def answered(self, seconds: float | None = None) -> None:
-        """The target took the call; ``seconds`` to its first token, None where no such time is known."""
+    def answered(self, seconds: float | None = None, *, whole: bool = False) -> None:
+        """The target took the call: ``seconds`` to its first token, or to the end of an answer that comes ``whole``."""
         if self._limit is not None:
-            self._limit.answered(self, seconds)
+            self._limit.answered(self, seconds, whole=whole)
+
+    def expired(self, seconds: float, *, whole: bool = False) -> None:
+        """The call's own deadline passed ``seconds`` after it was sent, and nothing had come."""
+        if self._limit is not None:
+            self._limit.expired(self, seconds, whole=whole)
 
     def dropped(self) -> None:
         """The target refused the call for want of capacity, or let it time out."""
@@ -81,9 +89,15 @@ class ConcurrencyLimit(ABC):
         self.in_flight += 1
         return ConcurrencyPermit(self, self.in_flight, self._cuts)
 
-    def answered(self, permit: ConcurrencyPermit, seconds: float | None) -> None:
+    def answered(self, permit: ConcurrencyPermit, seconds: float | None, *, whole: bool = False) -> None:
         """Learn from a call that was taken; called by the permit."""
-        self._answered(seconds, permit.in_flight)
+        if seconds is None or not self._timed(seconds, whole=whole):
+            self._answered(None if whole else seconds, permit.in_flight)
+
+    def expired(self, permit: ConcurrencyPermit, seconds: float, *, whole: bool = False) -> None:
+        """Learn from a call whose deadline passed; called by the permit."""
+        if self._late(seconds, whole=whole):
+            self.dropped(permit)
 
     def dropped(self, permit: ConcurrencyPermit) -> None:
         """Learn from a call that was not; called by the permit."""
@@ -96,7 +110,15 @@ class ConcurrencyLimit(ABC):
         self.in_flight -= 1
 
     def _answered(self, seconds: float | None, in_flight: int) -> None:  # noqa: B027 - a limit need not learn
-        """Learn that a call was taken; ``in_flight`` as it began."""
+        """Learn that a call was taken, ``seconds`` to its first token; ``in_flight`` as it began."""
+
+    def _timed(self, seconds: float, *, whole: bool) -> bool:
+        """Take note of how long an answer took; True if it came so late that it is no reason to grow."""
+        return False
+
+    def _late(self, seconds: float, *, whole: bool) -> bool:
+        """Tell whether ``seconds`` without an answer say something of the target, and not of a hasty caller."""
+        return False
 
     def _dropped(self) -> None:  # noqa: B027
         """Learn that the target is asked too much; once for all calls that were under way together."""
@@ -136,31 +158,53 @@ def check_bounds(initial: int, minimum: int, maximum: int, backoff: float) -> No
 class AIMDLimit(ConcurrencyLimit):
     """One more for each call that was taken, a tenth less for a refusal: for hosted APIs that answer 429.
 
-    It needs no time of a first token, so it serves whole answers too. It does not grow while less than half of it is
-    used (Netflix's ``AIMDLimit``).
+    It does not grow while less than half of it is used (Netflix's ``AIMDLimit``), nor by an answer that came late: a
+    target that queues what it can't serve refuses nobody until its queue is full, and by then every call waits longer
+    than its deadline (TCP's slow start ends likewise when round trips get longer: HyStart, RFC 9406). Late is four
+    times what a quarter of the answers of ten minutes stay within, first tokens and whole answers apart. So, whatever
+    the lengths of answers, the quickest quarter always lets it grow. A deadline that passes that late is a refusal.
 
     Args:
         initial: calls at once at first (default 20).
         minimum: never fewer (default 1; Netflix 20, too many for a small account).
         maximum: never more (default 200).
         backoff: what is left of the limit after a refusal (default 0.9).
+        clock: time of the answers that lateness is judged by.
 
     Raises:
         InvalidArgument: naming the option that is out of range.
     """
 
-    def __init__(self, *, initial: int = 20, minimum: int = 1, maximum: int = 200, backoff: float = 0.9) -> None:
+    def __init__(
+        self,
+        *,
+        initial: int = 20,
+        minimum: int = 1,
+        maximum: int = 200,
+        backoff: float = 0.9,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
         super().__init__()
         check_bounds(initial, minimum, maximum, backoff)
         self.minimum: int = minimum
         self.maximum: int = maximum
         self.backoff: float = backoff
         self._limit = initial
+        self._firsts = LatencyWindow(_USUAL_WINDOW, clock=clock)
+        self._wholes = LatencyWindow(_USUAL_WINDOW, clock=clock)
 
     @property
     def limit(self) -> int:
         """Calls that may be under way now."""
         return self._limit
+
+    def _late(self, seconds: float, *, whole: bool) -> bool:
+        usual = (self._wholes if whole else self._firsts).quantile(_USUAL)
+        return usual is not None and seconds > _LATE * usual
+
+    def _timed(self, seconds: float, *, whole: bool) -> bool:
+        (self._wholes if whole else self._firsts).record(seconds)
+        return self._late(seconds, whole=whole)
 
     def _answered(self, seconds: float | None, in_flight: int) -> None:
         if in_flight * 2 >= self._limit:
@@ -209,7 +253,7 @@ class QueueLimit(AIMDLimit):
         backoff: float = 0.9,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        super().__init__(initial=initial, minimum=minimum, maximum=maximum, backoff=backoff)
+        super().__init__(initial=initial, minimum=minimum, maximum=maximum, backoff=backoff, clock=clock)
         for name, reading in (("waiting", waiting), ("cache_use", cache_use)):
             if not callable(reading) and not (name == "cache_use" and reading is None):
                 raise InvalidArgument(name, type(reading).__name__, "a function that returns a number or None")

@@ -22,6 +22,11 @@ class Place:
         self._event: anyio.Event | None = None
 
     @property
+    def priority(self) -> int:
+        """Of the call that waits."""
+        return -self._key[0]
+
+    @property
     def first(self) -> bool:
         """It is this one's turn to ask."""
         return self._line.places[0] is self

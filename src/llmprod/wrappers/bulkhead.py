@@ -3,8 +3,8 @@
 Without it a target that slows down collects calls until memory, sockets and patience run out, the healthy targets'
 share among them. The line is short, first come first served within a priority, and every wait in it is bounded: a call
 that can no longer be answered before its deadline is given up *before* it is sent (deadline check at dequeue), so that
-a backlog is not worked off for callers who have left. resilience4j's and Polly's bulkheads have the bounds, not the
-check.
+a backlog is not worked off for callers who have left, and one whose turn is expected too late is refused when it comes.
+resilience4j's and Polly's bulkheads have the bounds, not the checks.
 
 How many calls at once is a number, or a limit that adapts: see :mod:`llmprod.mechanisms.concurrency_limit` and
 :mod:`llmprod.mechanisms.gradient2`. A permit is held until the response has ended, for a stream until it is read.
@@ -33,6 +33,7 @@ __all__ = ["Bulkhead"]
 
 _SOON = 1e-6
 _NEWEST = 0.1
+_ROOM = 2.0
 
 
 class _Waiting(Line):
@@ -43,6 +44,10 @@ class _Waiting(Line):
     def __init__(self) -> None:
         super().__init__()
         self.displaced: set[Place] = set()
+
+    def ahead(self, priority: int) -> int:
+        """Return how many a newcomer of this priority would stand behind."""
+        return sum(place.priority >= priority for place in self.places)
 
     def make_room(self, newcomer: Place, at_most: int) -> bool:
         """Keep to ``at_most``: the last one goes. False if that is the newcomer."""
@@ -110,6 +115,11 @@ class Bulkhead(Wrapper):
         return f"Bulkhead({limit}, {self.at_most_waiting} waiting)"
 
 
+def _whole(request: Request) -> bool:
+    """Its time until it is answered depends on the answer's length."""
+    return not request.stream and not isinstance(request, EmbedRequest)
+
+
 class _BulkheadProvider(WrappedProvider):
     wrapper: Bulkhead
 
@@ -133,12 +143,16 @@ class _BulkheadProvider(WrappedProvider):
             self._failed(permit, error, context)
             raise
         except BaseException:
+            remaining = context.remaining
+            if remaining is not None and remaining <= 0:
+                permit.expired(self.wrapper.clock.now() - began, whole=_whole(request))
+                self._tell(context)
             self._release(permit)
             raise
         seconds = self.wrapper.clock.now() - began
         try:
             self._times.record(request, seconds)
-            permit.answered(seconds if request.stream or isinstance(request, EmbedRequest) else None)
+            permit.answered(seconds, whole=_whole(request))
             self._tell(context)
         finally:
             response.on_close(lambda outcome: self._ended(permit, outcome, began, context))
@@ -148,6 +162,8 @@ class _BulkheadProvider(WrappedProvider):
         line, clock = self.line, self.wrapper.clock
         joined = clock.now()
         patience = self.wrapper.wait_at_most
+        if self._comes_too_late(line, request, context):
+            self._refuse("too late", 0.0, context)
         place = line.join(context.priority)
         try:
             if not line.make_room(place, self.wrapper.at_most_waiting):
@@ -177,6 +193,18 @@ class _BulkheadProvider(WrappedProvider):
             context.decided(CallWaited, self.name, seconds=waited)
         return permit
 
+    def _comes_too_late(self, line: _Waiting, request: Request, context: Context) -> bool:
+        """Tell whether a newcomer's turn comes when there is no time left for an answer.
+
+        Little's law: each place frees one turn in the time that a call holds it. A whole answer is left twice the usual
+        time: with just once, half of those that waited would be sent in vain.
+        """
+        remaining = context.remaining
+        if remaining is None or self._held is None:
+            return False
+        room = _ROOM * self._held if _whole(request) else self._times.least(request)
+        return self._held * line.ahead(context.priority) / self.limit.limit + room > remaining
+
     def _refuse(self, reason: str, waited: float, context: Context) -> NoReturn:
         context.decided(CallShed, self.name, reason=reason, waited=waited)
         if reason == "too late":
@@ -192,7 +220,8 @@ class _BulkheadProvider(WrappedProvider):
     def _failed(self, permit: ConcurrencyPermit, error: BaseException, context: Context) -> None:
         try:
             verdict = self.wrapper.classify(error)
-            # A limit of time that passed is a drop as well (Netflix's Limiter.Listener); the call's own deadline isn't.
+            # A limit of time that passed is a drop as well (Netflix's Limiter.Listener); the call's own
+            # deadline is one where others' answers had long been there, see ConcurrencyPermit.expired.
             if verdict.throttled or (isinstance(error, CallTimeout) and verdict.health == "down"):
                 permit.dropped()
                 self._tell(context)
