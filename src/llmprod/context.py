@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Any, Literal, Protocol, TypeAlias
 
 from llmprod import _validate
@@ -164,7 +165,16 @@ class Context:
     def within(self, seconds: float) -> Context:
         """Return a context whose deadline is at most ``seconds`` from now."""
         deadline = self.clock.now() + seconds
-        return self if self.deadline is not None and self.deadline <= deadline else replace(self, deadline=deadline)
+        return self if self.deadline is not None and self.deadline <= deadline else self.but(deadline=deadline)
+
+    def but(self, **changes: Any) -> Context:
+        """Return a copy with ``changes``: ``dataclasses.replace``, less the time that it takes in every call."""
+        made = object.__new__(Context)
+        for name, value in zip(_FIELDS, _values(self), strict=True):
+            _set(made, name, value)
+        for name, value in changes.items():
+            _set(made, name, value)
+        return made
 
     def check(self, target: str) -> None:
         """Raise DeadlineExceeded if the deadline is past."""
@@ -207,3 +217,6 @@ class Context:
 
 
 _log = logging.getLogger("llmprod")
+_FIELDS = tuple(item.name for item in fields(Context))
+_values = attrgetter(*_FIELDS)
+_set = object.__setattr__

@@ -8,7 +8,7 @@ of its own, which pass everything on to the call's; what is known about the targ
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import fields
 from math import ceil
 
 from llmprod.context import CallState, Context, Lane
@@ -117,7 +117,7 @@ def lane(context: Context, begins: Callable[[str], None] | None = None) -> tuple
     """Return a context for one side of ``context``'s call, and its state."""
     side = Lane()
     state = LaneState(context.call, side, LaneTrace(context.call.trace, begins))
-    return replace(context, lane=side, call=state), state
+    return context.but(lane=side, call=state), state
 
 
 def join(one: LaneState, other: LaneState) -> None:

@@ -132,7 +132,7 @@ class Router(ABC):
         if least_bad is not None and self._may_ask(least_bad[0], request, context, tried):
             target, error = least_bad
             context.decided(LeastBadTried, target.name, retry_after=error.retry_after)
-            response = await self._try(target, request, replace(context, insist=True), tried)
+            response = await self._try(target, request, context.but(insist=True), tried)
             if response is not None:
                 return response
         raise self._failure(tried)

@@ -6,7 +6,6 @@ answers. A whole (not streamed) answer shows no first token, so its limit grows 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import ClassVar
 
 import anyio
@@ -94,7 +93,7 @@ class _AttemptTimeoutProvider(WrappedProvider):
     async def send(self, request: Request, context: Context) -> Response:
         options = self.wrapper
         if options.connect is not None or options.idle is not None:
-            context = replace(context, connect_timeout=options.connect, idle_timeout=options.idle)
+            context = context.but(connect_timeout=options.connect, idle_timeout=options.idle)
         first, total = options.limits(request)
         limit = first if total is None or (first is not None and first < total) else total
         started = context.clock.now()
