@@ -129,6 +129,17 @@ def test_a_refund_takes_back_the_latest():
     assert made.balance() == 2  # the one that is left was the older
 
 
+def test_a_refund_takes_back_the_latest_of_those_before_this_moment():
+    made, clock = budget(reserve=2, window=60)
+    made.withdraw()
+    clock.time += 24
+    made.withdraw()
+    clock.time += 12
+    made.refund()
+    clock.time += 24
+    assert made.balance() == 2  # the one that is left was the older, a window ago
+
+
 def test_a_refund_finds_an_older_withdrawal():
     made, clock = budget(reserve=1, window=60)
     made.withdraw()
