@@ -22,6 +22,7 @@ from llmprod import (
     FirstTokenTimeout,
     GenerateRequest,
     InvalidArgument,
+    KeyPool,
     LoopClock,
     Message,
     Overloaded,
@@ -833,3 +834,10 @@ async def test_a_router_inside_with_nobody_else_to_ask_is_not_left_out_for_the_r
     response = await stack.send(WHOLE, told)
     assert response.text == "A"
     assert not told.call.silent
+
+
+def test_keys_of_one_deployment_are_no_deployments_to_hedge_to():
+    pool = KeyPool(Scripted(name="a"), Scripted(name="b"))
+    with pytest.raises(InvalidArgument, match="inner: got a, several keys of one deployment"):
+        Retry()(Hedge()(pool))
+    assert Hedge()(Failover(pool, Scripted(name="c"))).name == "a | c"

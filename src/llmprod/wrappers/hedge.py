@@ -25,6 +25,7 @@ from llmprod.response import Response
 from llmprod.verdict import Classifier, classify
 from llmprod.wrapper import Phase, WrappedProvider, Wrapper, leaves
 from llmprod.wrappers._race import Race
+from llmprod.wrappers.key_pool import KeyPool
 
 __all__ = ["Hedge"]
 
@@ -84,6 +85,10 @@ class Hedge(Wrapper):
                     "inner", f"{inner.name}, one deployment", "a router over several, such as Failover(a, b)"
                 )
             router = within
+        if isinstance(router, KeyPool):
+            raise InvalidArgument(
+                "inner", f"{inner.name}, several keys of one deployment", "a router over several deployments"
+            )
         return _HedgeProvider(inner, self)
 
     def __repr__(self) -> str:
