@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Retry"]
 
+_SPREAD, _SPREAD_AT_MOST = 0.1, 5.0
+"""What is added to a wait that the server asked for: up to a tenth of it, and 5 s as in AWS's retries of 2026."""
+
 _CAP = 5
 """Attempts a call: gRPC's limit (A6, client-side maximum of ``maxAttempts``)."""
 
@@ -162,7 +165,13 @@ class _RetryProvider(WrappedProvider):
                 delay = self.wrapper.wait(state)
             else:
                 delay = self.wrapper.backoff.delay(state.attempt_number, context.random, throttled=verdict.throttled)
-            return max(delay, verdict.retry_after or 0.0)
+            asked = verdict.retry_after
+            # All calls that were told to wait as long would come back at one moment.
+            return (
+                delay
+                if asked is None
+                else max(delay, asked + context.random.random() * min(_SPREAD * asked, _SPREAD_AT_MOST))
+            )
 
         def no_leave(state: RetryCallState) -> bool:
             needs = state.upcoming_sleep + self._time.least(request)
