@@ -16,14 +16,19 @@ from llmprod import (
     AsyncClient,
     BadRequest,
     CallError,
+    Chaos,
     Client,
     ContextTooLong,
+    ContinueText,
     Message,
     NotFound,
     OpenAICompatible,
+    Resume,
+    Seam,
     TextDelta,
     Tool,
     ToolCallDone,
+    standard,
 )
 
 pytestmark = pytest.mark.vllm
@@ -261,3 +266,25 @@ async def test_the_official_sdk_agrees(vllm_server: str) -> None:
     assert ours.usage is not None
     assert ours.usage.total_input == theirs.usage.prompt_tokens
     assert json.dumps(ours.raw["usage"]["completion_tokens"]) == str(theirs.usage.completion_tokens)
+
+
+async def test_a_broken_stream_is_continued_by_the_engine(vllm_server: str) -> None:
+    """The stream is cut on our side after nine tokens; the engine writes on from its own words."""
+    options: dict[str, Any] = {"max_tokens": 24, "seed": 7, "temperature": 0}
+    model = OpenAICompatible("tiny", profile="vllm", base_url=f"{vllm_server}/v1")
+    once = Chaos(cut=9, cut_rate=1.0, seed=1)
+    async with AsyncClient(standard(once(model), extra=[Resume(ContinueText())])) as client:
+        whole = await chat(vllm_server).generate("Count.", **options)
+        async with client.stream("Count.", **options) as stream:
+            events = []
+            async for event in stream:
+                events.append(event)
+                once.enabled = False
+    (seam,) = (place for place, event in enumerate(events) if isinstance(event, Seam))
+    shown = "".join(event.text for event in events[:seam] if isinstance(event, TextDelta))
+    assert shown
+    assert whole.text.startswith(shown)
+    assert stream.complete
+    assert stream.text == whole.text
+    assert stream.usage is not None
+    assert [entry.state for entry in stream.trace.attempts] == ["interrupted", "ok"]

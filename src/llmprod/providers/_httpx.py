@@ -13,7 +13,7 @@ import httpx
 from llmprod.errors import InvalidArgument
 from llmprod.providers._http import Engine, HeaderList, HTTPOptions, Reply, check_address, check_headers
 from llmprod.providers._http_errors import raise_ours
-from llmprod.providers._httpx_pool import PoolEngine
+from llmprod.providers._httpx_pool import Body, PoolEngine
 from llmprod.providers._httpx_reply import GeneratorReply
 from llmprod.providers._later import running_loop
 
@@ -66,6 +66,21 @@ def _default_tls(verify: bool) -> ssl.SSLContext:
     return httpx.create_ssl_context(verify=verify)
 
 
+@lru_cache(maxsize=4)
+def _quiet(kind: Any) -> Any:
+    """Return a body like httpx's or httpx2's own; theirs is a generator, and trio complains if it is left unread."""
+
+    class Quiet(kind):  # type: ignore[misc]
+        def __init__(self, body: bytes) -> None:
+            super().__init__(body)
+            self._body = body
+
+        def __aiter__(self) -> Body:
+            return Body(self._body)
+
+    return Quiet
+
+
 class ClientEngine:
     """An ``AsyncClient`` of httpx or httpx2, with all that it was configured to do."""
 
@@ -83,6 +98,7 @@ class ClientEngine:
             request = self._client.build_request(
                 "POST", url, headers=headers, content=body, extensions={"timeout": timeout}
             )
+            request.stream = _quiet(request.stream.__class__)(body)
             response = await self._client.send(request, stream=True)
         except Exception as error:  # noqa: BLE001 - re-raised as ours, or as it is
             raise_ours(error, connect_timeout, begun=False)

@@ -44,7 +44,7 @@ def _address(url: str) -> _Address:
     return _Address(address, (parsed.raw_scheme, parsed.raw_host, port), parsed.netloc)
 
 
-class _Body:
+class Body:
     """A request's body as an iterator; httpcore's own is a generator, of which trio complains if it is left unread."""
 
     __slots__ = ("_left",)
@@ -52,7 +52,7 @@ class _Body:
     def __init__(self, body: bytes) -> None:
         self._left: bytes | None = body
 
-    def __aiter__(self) -> _Body:
+    def __aiter__(self) -> Body:
         return self
 
     async def __anext__(self) -> bytes:
@@ -99,7 +99,7 @@ class PoolEngine:
                     *[(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers],
                     (b"content-length", b"%d" % len(body)),
                 ],
-                content=_Body(body),
+                content=Body(body),
             )
             connection = await self._idle_connection(address.origin) or await self._connect(
                 address.origin, connect_timeout
