@@ -72,7 +72,7 @@ def _quiet(kind: Any) -> Any:
 
     class Quiet(kind):  # type: ignore[misc]
         def __init__(self, body: bytes) -> None:
-            super().__init__(body)
+            super().__init__(body)  # pyright: ignore[reportUnknownMemberType]
             self._body = body
 
         def __aiter__(self) -> Body:
