@@ -28,7 +28,7 @@ async def test_backoff_and_retry_after_vanish():
     assert time.monotonic() - started < 5
     assert response.text == "Hello"
     assert len(clock.waits) == 2
-    assert 50 <= clock.waits[0] < 51
+    assert 50 <= clock.waits[0] <= 55
     assert clock.waits[1] == 7
     assert clock.skipped == sum(clock.waits)
     assert response.timing.total >= clock.skipped
