@@ -79,6 +79,11 @@ class CallState:
         """Attempts that reached a provider, less those of an attempt beside this one (of a hedge)."""
         return self.attempts
 
+    def give_back(self, sent: int) -> None:
+        """Give leave back for an attempt that is over, if none reached a provider since there were ``sent``."""
+        if self.sent == sent and self.budget is not None:
+            self.budget.refund()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:

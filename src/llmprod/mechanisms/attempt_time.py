@@ -8,8 +8,8 @@ from llmprod.request import Request
 
 __all__ = ["AttemptTime"]
 
-_STREAM_SHARE = 0.5
-_WHOLE_SHARE = 0.05
+STREAM_SHARE = 0.5
+WHOLE_SHARE = 0.05
 
 
 class AttemptTime:
@@ -35,5 +35,5 @@ class AttemptTime:
     def least(self, request: Request) -> float:
         """Seconds that an attempt needs; 0 while too little was seen."""
         if request.stream:
-            return self._stream.quantile(_STREAM_SHARE) or 0.0
-        return self._whole.quantile(_WHOLE_SHARE) or 0.0
+            return self._stream.quantile(STREAM_SHARE) or 0.0
+        return self._whole.quantile(WHOLE_SHARE) or 0.0

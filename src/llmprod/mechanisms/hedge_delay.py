@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from llmprod import _validate
 from llmprod.clock import SYSTEM_CLOCK, Clock
+from llmprod.mechanisms.attempt_time import STREAM_SHARE, WHOLE_SHARE
 from llmprod.mechanisms.latency_window import LatencyWindow
 from llmprod.request import EmbedRequest, Request
 
 __all__ = ["HedgeDelay"]
 
-_STREAM_SHARE = 0.5
-_WHOLE_SHARE = 0.05
 _UPPER = 1.05**0.5
 """From the middle of one of the window's buckets, which it tells, to its end: a target that always takes the same time
 would have half of its calls, or all, beyond the middle."""
@@ -71,7 +70,7 @@ class HedgeDelay:
 
         0 while too little was seen. The same measure as :class:`~llmprod.mechanisms.attempt_time.AttemptTime`'s.
         """
-        return self._of(request).quantile(_STREAM_SHARE if request.stream else _WHOLE_SHARE) or 0.0
+        return self._of(request).quantile(STREAM_SHARE if request.stream else WHOLE_SHARE) or 0.0
 
     def _of(self, request: Request) -> LatencyWindow:
         if request.stream:

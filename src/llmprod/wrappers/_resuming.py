@@ -251,7 +251,7 @@ class ResumingSource:
 
     async def _ask(self, request: GenerateRequest, error: Exception) -> Response:
         call = self._context.call
-        attempts = call.attempts
+        sent = call.sent
         aside = self._owner.put_aside(self.hop, error, request, self._context)
         try:
             return await self._owner.inner.send(request, self._context)
@@ -259,8 +259,7 @@ class ResumingSource:
             call.silent -= aside  # the next plan may have nobody else to ask
             raise
         finally:
-            if call.attempts == attempts and call.budget is not None:
-                call.budget.refund()  # refused or cancelled before a provider was asked
+            call.give_back(sent)  # where it was refused or cancelled before a provider was asked
 
     def _account(self, hop: Response, error: Exception) -> None:
         """Count what a hop that broke has used."""

@@ -199,9 +199,8 @@ class Router(ABC):
         """After a failure: free the lane, and give leave back if the attempt was over before a provider was asked."""
         if context.lane is not None:
             context.lane.asking = None
-        call = context.call
-        if paid and call.sent == sent and call.budget is not None:
-            call.budget.refund()
+        if paid:
+            context.call.give_back(sent)
 
     def _goes_up(self, target: Provider, error: Exception, verdict: Verdict, context: Context, tried: _Tried) -> bool:
         """Note what the failure means for this and other calls; tell whether it is left to a Retry outside."""

@@ -148,7 +148,7 @@ class KeyPool(Router):
                 response = await self.ask(target, request, context)
             except Exception as error:
                 if last is not None:
-                    _give_back(sent, context)
+                    context.call.give_back(sent)
                 if not self._goes_on(use, error, self.classify(error), context):
                     raise
                 if isinstance(error, Rejected):
@@ -159,7 +159,7 @@ class KeyPool(Router):
             except BaseException:
                 use.end()
                 if last is not None:
-                    _give_back(sent, context)
+                    context.call.give_back(sent)
                 raise
             use.accepted()
             times.record(request, context.clock.now() - started)
@@ -210,10 +210,3 @@ class KeyPool(Router):
         )
         context.trace.skipped(self.name, context.elapsed, "no usable key", error="NoUsableKey")
         return refusal
-
-
-def _give_back(sent: int, context: Context) -> None:
-    """Give leave back if the attempt was over before a provider was asked."""
-    call = context.call
-    if call.sent == sent and call.budget is not None:
-        call.budget.refund()
