@@ -128,7 +128,12 @@ class BaseClient:
         self._tags = dict(tags or {})
         self._clock = clock
         self._random = random
-        self._kinds = {leaf.name.partition(":")[0] for leaf in leaves(self._provider)}
+        answering = list(leaves(self._provider))
+        self._kinds = {leaf.name.partition(":")[0] for leaf in answering}
+        # Engines of this process run as long as somebody holds them.
+        self._held = [leaf for leaf in answering if hasattr(leaf, "held_by")]
+        for leaf in self._held:
+            cast("Any", leaf).held_by(self)
         self._bounded = isinstance(getattr(self._provider, "wrapper", None), Deadline)
         self._pid = os.getpid()
         self._closed = False
@@ -144,6 +149,12 @@ class BaseClient:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._provider.name}>"
+
+    async def _close(self) -> None:
+        self._closed = True
+        for leaf in self._held:
+            cast("Any", leaf).released_by(self)
+        await self._provider.aclose()
 
     async def _call(self, make: Callable[[], Request], options: Mapping[str, Any]) -> Response:
         if self._closed:

@@ -87,8 +87,7 @@ class AsyncClient(BaseClient):
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop. Calls made after it raise :class:`ClientClosed`."""
-        self._closed = True
-        await self._provider.aclose()
+        await self._close()
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -155,12 +154,11 @@ class Client(BaseClient):
         if not self._closed:
             self._closed = True
             if self._loop is not None:
-                self._loop.run(self._provider.aclose)
+                self._loop.run(self._close)
 
     async def aclose(self) -> None:
         """Close the connections, on the background loop; called at the interpreter's exit."""
-        self._closed = True
-        await self._provider.aclose()
+        await self._close()
 
     def __enter__(self) -> Client:
         return self

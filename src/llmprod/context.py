@@ -103,6 +103,8 @@ class Context:
         listeners: are told every decision of the call.
         lane: which of several attempts side by side this is; None where there is but one.
         insist: ask even a target whose circuit breaker is open, because all are.
+        alternatives: another target will be asked if this one refuses, so one that would have to be waited for, such
+            as an engine that is still starting, refuses at once.
     """
 
     clock: Clock
@@ -118,6 +120,7 @@ class Context:
     listeners: tuple[Listener, ...] = ()
     lane: Lane | None = None
     insist: bool = False
+    alternatives: bool = False
 
     @classmethod
     def new(

@@ -427,6 +427,31 @@ class NoUsableKey(Rejected):
         self.refused: bool = refused
 
 
+# ---- an engine inside this process ----------------------------------------------------------------------------------
+
+
+class EngineNotReady(Rejected):
+    """The embedded engine is starting, restarting or being stopped; ``retry_after`` says when to ask again."""
+
+    what = "the engine is not ready"
+
+
+class EngineStartFailed(CallError):
+    """The embedded engine can't be started: ``detail`` says at which step, the error's cause says why."""
+
+    origin: Origin = "app"
+    transient = False
+    what = "the engine did not start"
+
+
+class EngineDied(CallError):
+    """The embedded engine ended while it was answering; it is started again in the background."""
+
+    origin: Origin = "provider"
+    transient = True
+    what = "the engine died"
+
+
 # ---- the call as a whole --------------------------------------------------------------------------------------------
 
 
@@ -491,11 +516,48 @@ class InvalidOutput(CallError):
 
 
 __all__ = [
-    "AllTargetsFailed", "AttemptTimedOut", "AuthenticationFailed", "BadRequest", "BulkheadFull", "CallError",
-    "CallTimeout", "CircuitOpen", "ClientClosed", "ConnectError", "ConnectTimeout", "ContentFiltered",
-    "ContextTooLong", "DeadlineExceeded", "FirstTokenTimeout", "ForkedProcess", "IdleTimeout", "InvalidArgument",
-    "InvalidOutput", "LLMProdError", "MissingKey", "NoUsableKey", "NotFound", "Origin", "Overloaded",
-    "PermissionDenied", "ProtocolError", "ProviderError", "QuotaExhausted", "RateLimitExceeded", "RateLimited",
-    "ReadError", "Rejected", "ServerError", "Shed", "StreamInterrupted", "StreamTooSlow", "TransportError",
-    "TruncatedAnswer", "UnsupportedParameter", "machine_token",
+    "AllTargetsFailed",
+    "AttemptTimedOut",
+    "AuthenticationFailed",
+    "BadRequest",
+    "BulkheadFull",
+    "CallError",
+    "CallTimeout",
+    "CircuitOpen",
+    "ClientClosed",
+    "ConnectError",
+    "ConnectTimeout",
+    "ContentFiltered",
+    "ContextTooLong",
+    "DeadlineExceeded",
+    "EngineDied",
+    "EngineNotReady",
+    "EngineStartFailed",
+    "FirstTokenTimeout",
+    "ForkedProcess",
+    "IdleTimeout",
+    "InvalidArgument",
+    "InvalidOutput",
+    "LLMProdError",
+    "MissingKey",
+    "NoUsableKey",
+    "NotFound",
+    "Origin",
+    "Overloaded",
+    "PermissionDenied",
+    "ProtocolError",
+    "ProviderError",
+    "QuotaExhausted",
+    "RateLimitExceeded",
+    "RateLimited",
+    "ReadError",
+    "Rejected",
+    "ServerError",
+    "Shed",
+    "StreamInterrupted",
+    "StreamTooSlow",
+    "TransportError",
+    "TruncatedAnswer",
+    "UnsupportedParameter",
+    "machine_token",
 ]  # fmt: skip

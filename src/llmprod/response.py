@@ -7,6 +7,7 @@ import warnings
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Literal, Protocol, cast
 
 import anyio
@@ -33,7 +34,7 @@ from llmprod.trace import Trace
 from llmprod.types import Part, Refusal, Text, Thinking, ToolCall
 from llmprod.usage import FinishReason, Usage
 
-__all__ = ["EventSource", "Outcome", "Response", "Timing", "WrappedSource"]
+__all__ = ["EngineTiming", "EventSource", "Outcome", "Response", "Timing", "WrappedSource"]
 
 
 class EventSource(Protocol):
@@ -125,11 +126,32 @@ class Timing:
         total: from the call's start to its end, or until now while it is open.
         ttft: from the call's start to the first content (time to first token); None where the answer came whole.
         tokens_per_second: answer tokens over the time they took after the first, or over ``total`` for a whole one.
+        queue: waiting in the engine until its scheduler took the request; None where the target doesn't tell.
+        prefill: from there to the first token; None likewise.
+        decode: from the first token to the last; None likewise.
     """
 
     total: float
     ttft: float | None = None
     tokens_per_second: float | None = None
+    queue: float | None = None
+    prefill: float | None = None
+    decode: float | None = None
+
+
+@dataclass(slots=True, weakref_slot=True)
+class EngineTiming:
+    """What an engine measured of one request, in seconds; filled in when it has ended there.
+
+    Attributes:
+        queue: waiting for the scheduler.
+        prefill: computing the prompt, up to the first token.
+        decode: from the first token to the last.
+    """
+
+    queue: float | None = None
+    prefill: float | None = None
+    decode: float | None = None
 
 
 class _Builder:
@@ -172,6 +194,7 @@ class Response:
         raw: the provider's JSON of a whole answer, nothing left out; None for a stream.
         headers: the HTTP response's headers, lower-case; empty without HTTP.
         deployment: the ``identity`` of the provider that answered, for routers; None where it has none.
+        cost: US dollars that the answer cost, once it has ended; None where no price is known (which is not zero).
     """
 
     def __init__(
@@ -203,6 +226,8 @@ class Response:
         self.raw = raw
         self.headers: dict[str, str] = headers if headers is not None else {}
         self.deployment: Hashable | None = None
+        self.cost: Decimal | None = None
+        self.engine_timing: EngineTiming | None = None
         self.context = context
         self._request = request
         self._builders: dict[int, _Builder] = {}
@@ -297,10 +322,14 @@ class Response:
         end = self._ended if self._ended is not None else self.context.clock.now()
         since = started if self._first_token is None else self._first_token
         tokens = self.usage.total_output if self.usage else 0
+        engine = self.engine_timing
         return Timing(
             total=end - started,
             ttft=None if self._first_token is None else self._first_token - started,
             tokens_per_second=tokens / (end - since) if tokens and end > since else None,
+            queue=engine.queue if engine else None,
+            prefill=engine.prefill if engine else None,
+            decode=engine.decode if engine else None,
         )
 
     # ---- reading ----------------------------------------------------------------------------------------------------

@@ -76,6 +76,9 @@ _TABLE: dict[type[BaseException], Verdict] = {
     errors.Rejected: Verdict(action=_OTHER),
     # A Retry may wait for as long as the server asked to be left alone; where it refused all keys, that is no use.
     errors.NoUsableKey: Verdict(action=_SAME, prefer_other=True),
+    errors.EngineNotReady: Verdict(action=_SAME, prefer_other=True),
+    errors.EngineStartFailed: Verdict(action=_OTHER, health="down"),
+    errors.EngineDied: Verdict(action=_SAME, prefer_other=True, health="down"),
     errors.StreamInterrupted: Verdict(action=_FATAL),
     errors.InvalidOutput: Verdict(action=_FATAL, health="up"),
     errors.UnsupportedParameter: Verdict(action=_OTHER),

@@ -90,6 +90,9 @@ TABLE = [
     ("BulkheadFull", OTHER, (False, False), "unknown"),
     ("Shed", OTHER, (False, False), "unknown"),
     ("NoUsableKey", SAME, (False, True), "unknown"),  # paused, unless all were refused
+    ("EngineNotReady", SAME, (False, True), "unknown"),
+    ("EngineStartFailed", OTHER, (False, False), "down"),
+    ("EngineDied", SAME, (False, True), "down"),
     ("StreamTooSlow", OTHER, (False, False), "down"),
     ("UnsupportedParameter", OTHER, (False, False), "unknown"),
     ("ContentFiltered", FATAL, (False, False), "up"),

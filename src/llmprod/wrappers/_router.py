@@ -89,6 +89,8 @@ class Router(ABC):
         self._free = {id(target) for target in targets if all(getattr(leaf, "free", False) for leaf in leaves(target))}
         self._times: dict[int, AttemptTime] = {id(target): AttemptTime(clock=clock) for target in targets}
         self._paused: dict[int, tuple[float, Exception]] = {}
+        # Targets that may have to be waited for: told whether somebody else would be asked instead.
+        self._startable = {id(target) for target in targets if any(hasattr(leaf, "prepare") for leaf in leaves(target))}
 
     @property
     def name(self) -> str:
@@ -115,14 +117,18 @@ class Router(ABC):
     async def send(self, request: Request, context: Context) -> Response:
         """Return the first answer."""
         tried = _Tried(context.call.sent)
-        for target in self.order(request, context):
+        order = self.order(request, context)
+        for place, target in enumerate(order):
             if self._left_out(target, request, context, tried):
                 continue
             if not self._may_ask(target, request, context, tried):
                 if (said := context.call.errors.get(id(target))) is not None:
                     tried.note(target, said, self.classify(said))
                 continue
-            response = await self._try(target, request, context, tried)
+            told = context
+            if id(target) in self._startable and self._others(order[place + 1 :], request, context):
+                told = context.but(alternatives=True)
+            response = await self._try(target, request, told, tried)
             if response is not None:
                 return response
         beside = context.lane is not None and context.lane.other is not None and context.lane.other.asking is not None
@@ -159,6 +165,16 @@ class Router(ABC):
         if tried.failed:
             context.check(target.name)
         return False
+
+    def _others(self, later: Sequence[Provider], request: Request, context: Context) -> bool:
+        """Tell whether one of ``later`` could serve the request, fixed answers not counted."""
+        return any(
+            id(target) not in context.call.silent
+            and id(target) not in self._free
+            and not target.capabilities.missing(request)
+            and self._hold(target, context) is None
+            for target in later
+        )
 
     def _may_ask(self, target: Provider, request: Request, context: Context, tried: _Tried) -> bool:
         if id(target) in self._free or not tried.further(context):

@@ -6,6 +6,7 @@ answers. A whole (not streamed) answer shows no first token, so its limit grows 
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import ClassVar
 
 import anyio
@@ -16,7 +17,7 @@ from llmprod.errors import AttemptTimedOut, CallTimeout, FirstTokenTimeout, Idle
 from llmprod.provider import Provider
 from llmprod.request import EmbedRequest, GenerateRequest, Request
 from llmprod.response import Response
-from llmprod.wrapper import Phase, WrappedProvider, Wrapper
+from llmprod.wrapper import Phase, WrappedProvider, Wrapper, leaves
 from llmprod.wrappers._limited import LimitedSource
 
 __all__ = ["AttemptTimeout"]
@@ -90,7 +91,16 @@ class AttemptTimeout(Wrapper):
 class _AttemptTimeoutProvider(WrappedProvider):
     wrapper: AttemptTimeout
 
+    def __init__(self, inner: Provider, wrapper: AttemptTimeout) -> None:
+        super().__init__(inner, wrapper)
+        answering = list(leaves(inner))
+        self._prepare: Callable[[Context], Awaitable[None]] | None = (
+            getattr(answering[0], "prepare", None) if len(answering) == 1 else None
+        )
+
     async def send(self, request: Request, context: Context) -> Response:
+        if self._prepare is not None:
+            await self._prepare(context)  # an engine's start-up is no time of the attempt
         options = self.wrapper
         if options.connect is not None or options.idle is not None:
             context = context.but(connect_timeout=options.connect, idle_timeout=options.idle)

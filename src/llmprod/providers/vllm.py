@@ -1,0 +1,326 @@
+"""vLLM inside this process: no server, no socket, and behind every wrapper like any hosted API."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Hashable
+from dataclasses import replace
+from decimal import Decimal
+from hashlib import blake2b
+from typing import Literal, Unpack
+from uuid import uuid4
+
+from pydantic_core import to_json
+
+from llmprod import _validate
+from llmprod.context import Context
+from llmprod.errors import CallError, EngineDied, InvalidArgument, ServerError, TransportError, UnsupportedParameter
+from llmprod.mechanisms.concurrency_limit import QueueLimit
+from llmprod.mechanisms.engine_meter import EngineMark, EngineStats, hourly_price
+from llmprod.mechanisms.restart import RestartPolicy
+from llmprod.provider import Capabilities
+from llmprod.providers._codec import Wire
+from llmprod.providers._http_provider import HTTPProvider
+from llmprod.providers._openai_profile import PROFILES
+from llmprod.providers._vllm.asgi import InMemory
+from llmprod.providers._vllm.engine import Engine, EngineState
+from llmprod.providers._vllm.incarnation import SERVED, Incarnation, StartTimes
+from llmprod.providers._vllm.options import EngineKeywords, EngineOptions
+from llmprod.providers.openai_chat import ChatCodec
+from llmprod.request import GenerateRequest, Request
+from llmprod.response import Outcome, Response
+
+__all__ = ["VLLM"]
+
+_PROFILE = replace(PROFILES["vllm"], kind="vllm", base_url=None, key_env=())
+_ADDRESS = "http://vllm/v1"
+_HOUR = Decimal(3600)
+
+
+class VLLM(HTTPProvider):
+    """A model in an engine of this process: ``VLLM("Qwen/Qwen3-8B", max_model_len=8192)``.
+
+    The engine is started at the first call, or by :meth:`start`, and shared: providers and clients of the same options
+    have one engine together. It is stopped when the last client that uses it is closed, and at the interpreter's exit.
+    Calls may come from any thread and event loop, asyncio's or trio's.
+
+    Args:
+        model: a model's name on Hugging Face, or a folder.
+        price_per_hour: US dollars that the engine's machine or GPUs cost an hour, for ``response.cost`` by measured
+            throughput; None: cost unknown.
+        while_starting: what a call does that comes before the engine is ready: ``wait``, ``refuse`` with
+            :class:`EngineNotReady`, or ``auto``: refuse where a router has another target to ask, else wait.
+        restart: how often a dead engine is started again (default ``RestartPolicy()``).
+        drain: seconds that calls under way may take to end when the engine is stopped (default 30).
+        isolate_prefixes_by: a tag, such as ``tenant``: calls of different values of it share no prefix cache.
+        progress: show on stderr that the engine is being started.
+        **options: the engine's, see :class:`EngineOptions`.
+
+    Raises:
+        InvalidArgument: naming the option, before anything is started.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        price_per_hour: float | str | Decimal | None = None,
+        while_starting: Literal["auto", "wait", "refuse"] = "auto",
+        restart: RestartPolicy | None = None,
+        drain: float = 30.0,
+        isolate_prefixes_by: str | None = None,
+        progress: bool = True,
+        **options: Unpack[EngineKeywords],
+    ) -> None:
+        self.options: EngineOptions = EngineOptions(model=model, **options)
+        if while_starting not in ("auto", "wait", "refuse"):
+            raise InvalidArgument("while_starting", repr(while_starting)[:40], "auto, wait, refuse")
+        if restart is not None and not isinstance(restart, RestartPolicy):
+            raise InvalidArgument("restart", type(restart).__name__, "a RestartPolicy, or None")
+        _validate.seconds("drain", drain, zero=True)
+        _validate.flag("progress", progress)
+        if isolate_prefixes_by is not None and (not isinstance(isolate_prefixes_by, str) or not isolate_prefixes_by):
+            raise InvalidArgument("isolate_prefixes_by", repr(isolate_prefixes_by)[:40], "the name of a tag, or None")
+        self.price_per_hour: Decimal | None = hourly_price("price_per_hour", price_per_hour)
+        self.while_starting: Literal["auto", "wait", "refuse"] = while_starting
+        self.drain: float = drain
+        self.isolate_prefixes_by: str | None = isolate_prefixes_by
+        self._engine = Engine.shared(self.options, restart or RestartPolicy(), progress=progress)
+        weakref.finalize(self, Engine.stop_unheld, self._engine).atexit = False
+        super().__init__(
+            kind="vllm",
+            model=model,
+            codec=ChatCodec(SERVED, _PROFILE),
+            base_url=_ADDRESS,
+            capabilities=self._known_capabilities(None),
+        )
+        self._served = SERVED
+
+    # ---- what it is -------------------------------------------------------------------------------------------------
+
+    def adapter(self, name: str) -> VLLM:
+        """Return the provider of one of the engine's LoRA adapters, on the same engine.
+
+        Raises:
+            InvalidArgument: the engine has no adapter of this name.
+        """
+        known = [known for known, _ in self.options.loras]
+        if name not in known:
+            raise InvalidArgument("adapter", repr(name)[:60], ", ".join(known) or "none: pass them as loras={name: …}")
+        made = copy.copy(self)
+        made._served = made.model = name
+        made._name = f"vllm:{name}"
+        made._codec = ChatCodec(name, _PROFILE)
+        weakref.finalize(made, Engine.stop_unheld, self._engine).atexit = False
+        return made
+
+    @property
+    def identity(self) -> Hashable:
+        """The engine and the adapter."""
+        return ("vllm", id(self._engine), self._served)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the model can do; what only vLLM can tell, such as the context window, once it has been started."""
+        current = self._engine.current
+        if current is not None and current.config is not None:
+            if current.capabilities is None:
+                current.capabilities = self._known_capabilities(current)
+            return current.capabilities
+        return self._capabilities
+
+    def _known_capabilities(self, current: Incarnation | None) -> Capabilities:
+        generates = self.options.runner != "pooling"
+        window, media = self.options.max_model_len, True
+        if current is not None:
+            config = current.config.model_config
+            window = int(config.max_model_len)
+            media = bool(getattr(config, "is_multimodal_model", True))
+            generates = "generate" in current.tasks
+        return replace(
+            _PROFILE.capabilities,
+            generate=generates,
+            embeddings=not generates,
+            images=media,
+            audio=media,
+            context_window=window,
+        )
+
+    # ---- its life ---------------------------------------------------------------------------------------------------
+
+    async def start(self) -> VLLM:
+        """Start the engine, unless it runs, and wait until it is ready; returns this provider.
+
+        Raises:
+            InvalidArgument: an option that vLLM doesn't have or take.
+            EngineStartFailed: it can't be started.
+        """
+        self._engine.holders.add(self)
+        await self._engine.start()
+        return self
+
+    async def prepare(self, context: Context) -> None:
+        """Wait until the engine is ready, so that its start-up is not taken for a slow answer.
+
+        Raises:
+            EngineNotReady: it isn't, and the call doesn't wait.
+            EngineStartFailed: it can't be started.
+        """
+        await self._ready(context)
+
+    async def stop(self, *, grace: float | None = None) -> None:
+        """Stop the engine, whoever uses it: calls under way get ``grace`` seconds (default ``drain``) to end.
+
+        The next call starts it again.
+        """
+        _validate.seconds("grace", grace, optional=True, zero=True)
+        await self._engine.stop(self.drain if grace is None else grace)
+
+    def held_by(self, holder: object) -> None:
+        """Keep the engine running until ``holder``, a client, releases it or is gone."""
+        self._engine.holders.add(holder)
+
+    def released_by(self, holder: object) -> None:
+        """Take back :meth:`held_by`."""
+        self._engine.holders.discard(holder)
+
+    async def aclose(self) -> None:
+        """Stop the engine, unless another provider or client uses it."""
+        self._engine.holders.discard(self)
+        if not self._engine.holders:
+            await self._engine.stop(self.drain)
+
+    async def __aenter__(self) -> VLLM:
+        return await self.start()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    @property
+    def state(self) -> EngineState:
+        """``cold``, ``starting``, ``ready``, ``dead`` (to be started again), ``failed``, ``stopping``, ``stopped``."""
+        current = self._engine.current
+        if self._engine.state == "ready" and (current is None or current.dead):
+            return "dead"
+        return self._engine.state
+
+    @property
+    def start_times(self) -> StartTimes | None:
+        """How long each step of the last start took; None before one."""
+        current = self._engine.current
+        return None if current is None else current.times
+
+    @property
+    def restarts(self) -> int:
+        """How often the engine died and was started again."""
+        return self._engine.restarts.total
+
+    def stats(self) -> EngineStats:
+        """Return the engine's numbers."""
+        return self._engine.meter.stats()
+
+    def queue_limit(self, waiting: int = 4, *, kv_cache_at_most: float = 0.95, initial: int = 64) -> QueueLimit:
+        """Return a limit for :class:`Bulkhead` that follows the engine's queue and cache rather than latency.
+
+        Args:
+            waiting: requests that may wait in the engine (default 4).
+            kv_cache_at_most: share of its KV cache that may be taken (default 0.95).
+            initial: calls at once at first (default 64).
+        """
+        meter = self._engine.meter
+        return QueueLimit(
+            waiting=meter.waiting,
+            target=waiting,
+            cache_use=meter.kv_cache_use,
+            cache_at_most=kv_cache_at_most,
+            initial=initial,
+            maximum=max(initial, self.batch_concurrency),
+        )
+
+    @property
+    def batch_concurrency(self) -> int:
+        """Calls at once that keep the engine's batch full, for ``client.map``."""
+        current = self._engine.current
+        size = self.options.max_num_seqs
+        if current is not None:
+            size = int(getattr(current.config.scheduler_config, "max_num_seqs", size or 256))
+        return (size or 256) * 5 // 4  # a few wait, so that a place that falls free is taken in the next step
+
+    # ---- a call -----------------------------------------------------------------------------------------------------
+
+    async def _ready(self, context: Context) -> Incarnation:
+        if self.while_starting == "wait":
+            context = context.but(alternatives=False) if context.alternatives else context
+        elif self.while_starting == "refuse" and not context.alternatives:
+            context = context.but(alternatives=True)
+        incarnation = await self._engine.ready(context)
+        self._engine.holders.add(self)
+        return incarnation
+
+    async def _send(self, request: Request, context: Context, dropped: tuple[str, ...]) -> Response:
+        incarnation = await self._ready(context)
+        request_id = uuid4().hex
+        wire = self._wire(request, context)
+        headers = [*self._headers, ("x-request-id", request_id)]
+        timing = incarnation.meter.watch(request_id)
+        began = incarnation.meter.mark()
+        try:
+            reply = await InMemory(incarnation).post(_ADDRESS + wire.path, headers, to_json(wire.body), None)
+            reply.headers["x-request-id"] = request_id
+            response = await self._answer(reply, request, context, dropped)
+        except CallError as error:
+            if incarnation.dead and isinstance(error, (ServerError, TransportError)):
+                error = _death(error)
+            self._sign(error, request_id)
+            raise error
+        response.engine_timing = timing
+        if self.price_per_hour is not None:
+            self._price(response, incarnation, began)
+        return response
+
+    def _wire(self, request: Request, context: Context) -> Wire:
+        if (
+            isinstance(request, GenerateRequest)
+            and request.tools
+            and request.tool_choice in (None, "auto")
+            and self.options.tool_call_parser is None
+        ):
+            raise UnsupportedParameter(self.name, ("tools without tool_call_parser",))
+        wire = self._codec.encode(request)
+        if context.priority and self.options.scheduling_policy == "priority":
+            wire.body.setdefault("priority", -context.priority)  # vLLM runs the lowest first
+        if self.isolate_prefixes_by is not None:
+            value = context.tags.get(self.isolate_prefixes_by, "")
+            wire.body.setdefault("cache_salt", blake2b(value.encode(), digest_size=16).hexdigest())
+        return wire
+
+    def _price(self, response: Response, incarnation: Incarnation, began: EngineMark) -> None:
+        meter = incarnation.meter
+        first = None if response.closed else meter.mark()
+        rate = (self.price_per_hour or Decimal(0)) / _HOUR
+
+        def settle(outcome: Outcome) -> None:
+            usage = outcome.usage
+            if usage is None:
+                return
+            end = meter.mark()
+            prompt, answer = usage.total_input - usage.cache_read, usage.total_output
+            if first is None:
+                seconds = began.seconds_per_token(end) * (prompt + answer)
+            else:
+                seconds = began.seconds_per_token(first) * prompt + first.seconds_per_token(end) * answer
+            response.cost = rate * Decimal(seconds)
+
+        response.on_close(settle)
+
+    def __repr__(self) -> str:
+        return f"<VLLM {self.model} {self.state}>"
+
+
+def _death(error: CallError) -> EngineDied:
+    if isinstance(error, EngineDied):
+        return error
+    died = EngineDied(in_stream=error.in_stream, silent=error.silent)
+    died.__cause__ = error
+    return died
