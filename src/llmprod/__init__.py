@@ -62,6 +62,9 @@ if TYPE_CHECKING:
     from llmprod.errors import ContentFiltered as ContentFiltered
     from llmprod.errors import ContextTooLong as ContextTooLong
     from llmprod.errors import DeadlineExceeded as DeadlineExceeded
+    from llmprod.errors import EngineDied as EngineDied
+    from llmprod.errors import EngineNotReady as EngineNotReady
+    from llmprod.errors import EngineStartFailed as EngineStartFailed
     from llmprod.errors import FirstTokenTimeout as FirstTokenTimeout
     from llmprod.errors import ForkedProcess as ForkedProcess
     from llmprod.errors import IdleTimeout as IdleTimeout
@@ -69,15 +72,15 @@ if TYPE_CHECKING:
     from llmprod.errors import InvalidOutput as InvalidOutput
     from llmprod.errors import LLMProdError as LLMProdError
     from llmprod.errors import MissingKey as MissingKey
-    from llmprod.errors import NotFound as NotFound
     from llmprod.errors import NoUsableKey as NoUsableKey
+    from llmprod.errors import NotFound as NotFound
     from llmprod.errors import Overloaded as Overloaded
     from llmprod.errors import PermissionDenied as PermissionDenied
     from llmprod.errors import ProtocolError as ProtocolError
     from llmprod.errors import ProviderError as ProviderError
     from llmprod.errors import QuotaExhausted as QuotaExhausted
-    from llmprod.errors import RateLimited as RateLimited
     from llmprod.errors import RateLimitExceeded as RateLimitExceeded
+    from llmprod.errors import RateLimited as RateLimited
     from llmprod.errors import ReadError as ReadError
     from llmprod.errors import Rejected as Rejected
     from llmprod.errors import ServerError as ServerError
@@ -115,15 +118,17 @@ if TYPE_CHECKING:
     from llmprod.mechanisms.concurrency_limit import ConcurrencyPermit as ConcurrencyPermit
     from llmprod.mechanisms.concurrency_limit import FixedLimit as FixedLimit
     from llmprod.mechanisms.concurrency_limit import QueueLimit as QueueLimit
+    from llmprod.mechanisms.engine_meter import EngineStats as EngineStats
     from llmprod.mechanisms.gradient2 import Gradient2 as Gradient2
     from llmprod.mechanisms.key_ring import KeyRing as KeyRing
     from llmprod.mechanisms.key_ring import QuotaGroup as QuotaGroup
     from llmprod.mechanisms.latency_window import LatencyWindow as LatencyWindow
     from llmprod.mechanisms.limit_store import Limit as Limit
-    from llmprod.mechanisms.limit_store import Limits as Limits
     from llmprod.mechanisms.limit_store import LimitStore as LimitStore
+    from llmprod.mechanisms.limit_store import Limits as Limits
     from llmprod.mechanisms.peak_ewma import PeakEwma as PeakEwma
     from llmprod.mechanisms.rate_limit import RateLimiter as RateLimiter
+    from llmprod.mechanisms.restart import RestartPolicy as RestartPolicy
     from llmprod.mechanisms.resume_plan import ContinueText as ContinueText
     from llmprod.mechanisms.resume_plan import Restart as Restart
     from llmprod.mechanisms.resume_plan import SynthesizeToolUse as SynthesizeToolUse
@@ -148,6 +153,7 @@ if TYPE_CHECKING:
     from llmprod.request import EmbedRequest as EmbedRequest
     from llmprod.request import GenerateRequest as GenerateRequest
     from llmprod.request import Request as Request
+    from llmprod.response import EngineTiming as EngineTiming
     from llmprod.response import EventSource as EventSource
     from llmprod.response import Outcome as Outcome
     from llmprod.response import Response as Response
@@ -264,6 +270,9 @@ _HOME = {
         "ContentFiltered",
         "ContextTooLong",
         "DeadlineExceeded",
+        "EngineDied",
+        "EngineNotReady",
+        "EngineStartFailed",
         "FirstTokenTimeout",
         "ForkedProcess",
         "IdleTimeout",
@@ -326,6 +335,7 @@ _HOME = {
         "FixedLimit",
         "QueueLimit",
     ),
+    "mechanisms.engine_meter": ("EngineStats",),
     "mechanisms.gradient2": ("Gradient2",),
     "mechanisms.key_ring": (
         "KeyRing",
@@ -339,6 +349,7 @@ _HOME = {
     ),
     "mechanisms.peak_ewma": ("PeakEwma",),
     "mechanisms.rate_limit": ("RateLimiter",),
+    "mechanisms.restart": ("RestartPolicy",),
     "mechanisms.resume_plan": (
         "ContinueText",
         "Restart",
@@ -374,6 +385,7 @@ _HOME = {
         "Request",
     ),
     "response": (
+        "EngineTiming",
         "EventSource",
         "Outcome",
         "Response",
