@@ -72,15 +72,15 @@ if TYPE_CHECKING:
     from llmprod.errors import InvalidOutput as InvalidOutput
     from llmprod.errors import LLMProdError as LLMProdError
     from llmprod.errors import MissingKey as MissingKey
-    from llmprod.errors import NoUsableKey as NoUsableKey
     from llmprod.errors import NotFound as NotFound
+    from llmprod.errors import NoUsableKey as NoUsableKey
     from llmprod.errors import Overloaded as Overloaded
     from llmprod.errors import PermissionDenied as PermissionDenied
     from llmprod.errors import ProtocolError as ProtocolError
     from llmprod.errors import ProviderError as ProviderError
     from llmprod.errors import QuotaExhausted as QuotaExhausted
-    from llmprod.errors import RateLimitExceeded as RateLimitExceeded
     from llmprod.errors import RateLimited as RateLimited
+    from llmprod.errors import RateLimitExceeded as RateLimitExceeded
     from llmprod.errors import ReadError as ReadError
     from llmprod.errors import Rejected as Rejected
     from llmprod.errors import ServerError as ServerError
@@ -124,8 +124,8 @@ if TYPE_CHECKING:
     from llmprod.mechanisms.key_ring import QuotaGroup as QuotaGroup
     from llmprod.mechanisms.latency_window import LatencyWindow as LatencyWindow
     from llmprod.mechanisms.limit_store import Limit as Limit
-    from llmprod.mechanisms.limit_store import LimitStore as LimitStore
     from llmprod.mechanisms.limit_store import Limits as Limits
+    from llmprod.mechanisms.limit_store import LimitStore as LimitStore
     from llmprod.mechanisms.peak_ewma import PeakEwma as PeakEwma
     from llmprod.mechanisms.rate_limit import RateLimiter as RateLimiter
     from llmprod.mechanisms.restart import RestartPolicy as RestartPolicy
@@ -141,6 +141,18 @@ if TYPE_CHECKING:
     from llmprod.provider import Capabilities as Capabilities
     from llmprod.provider import Provider as Provider
     from llmprod.providers._http import HTTPOptions as HTTPOptions
+    from llmprod.providers._vllm.engine import EngineState as EngineState
+    from llmprod.providers._vllm.incarnation import StartTimes as StartTimes
+    from llmprod.providers._vllm.options import EngineOptions as EngineOptions
+    from llmprod.providers._vllm.records import MTP as MTP
+    from llmprod.providers._vllm.records import DraftModel as DraftModel
+    from llmprod.providers._vllm.records import Eagle as Eagle
+    from llmprod.providers._vllm.records import LoRA as LoRA
+    from llmprod.providers._vllm.records import Medusa as Medusa
+    from llmprod.providers._vllm.records import NGram as NGram
+    from llmprod.providers._vllm.records import Parallel as Parallel
+    from llmprod.providers._vllm.records import Speculative as Speculative
+    from llmprod.providers._vllm.records import StructuredOutputs as StructuredOutputs
     from llmprod.providers.anthropic import Anthropic as Anthropic
     from llmprod.providers.google import Google as Google
     from llmprod.providers.openai import OpenAI as OpenAI
@@ -148,6 +160,7 @@ if TYPE_CHECKING:
     from llmprod.providers.openai_compatible import Profile as Profile
     from llmprod.providers.simulated import Simulated as Simulated
     from llmprod.providers.static import Static as Static
+    from llmprod.providers.vllm import VLLM as VLLM
     from llmprod.record import CallRecord as CallRecord
     from llmprod.record import capture as capture
     from llmprod.request import EmbedRequest as EmbedRequest
@@ -366,6 +379,20 @@ _HOME = {
         "Provider",
     ),
     "providers._http": ("HTTPOptions",),
+    "providers._vllm.engine": ("EngineState",),
+    "providers._vllm.incarnation": ("StartTimes",),
+    "providers._vllm.options": ("EngineOptions",),
+    "providers._vllm.records": (
+        "DraftModel",
+        "Eagle",
+        "LoRA",
+        "MTP",
+        "Medusa",
+        "NGram",
+        "Parallel",
+        "Speculative",
+        "StructuredOutputs",
+    ),
     "providers.anthropic": ("Anthropic",),
     "providers.google": ("Google",),
     "providers.openai": ("OpenAI",),
@@ -375,6 +402,7 @@ _HOME = {
     ),
     "providers.simulated": ("Simulated",),
     "providers.static": ("Static",),
+    "providers.vllm": ("VLLM",),
     "record": (
         "CallRecord",
         "capture",

@@ -101,6 +101,7 @@ EXAMPLES = {
     "openrouter": "openrouter:qwen/qwen3-8b",
     "azure": "azure:my-deployment",
     "openai-compatible": "openai-compatible:my-model@http://gpu1:8000/v1",
+    "vllm": "vllm:Qwen/Qwen3-8B",
     "simulated": "simulated:small",
     "static": "static:Please try again later.",
 }
@@ -117,7 +118,11 @@ def model_strings_table() -> str:
             key = ", ".join(profile.key_env) + ("" if profile.key_needed or not profile.key_env else ", optional")
             url = profile.base_url or (f"${profile.base_url_env}" if profile.base_url_env else "")
         else:
-            what = {"simulated": "a simulated model; nothing is sent", "static": "always this text"}[prefix]
+            what = {
+                "vllm": "an engine in this process",
+                "simulated": "a simulated model; nothing is sent",
+                "static": "always this text",
+            }[prefix]
             key, url = "", None
         rows.append([
             f"`{EXAMPLES[prefix]}`",

@@ -8,13 +8,13 @@ each cheaper. Prompt tokens that the prefix cache had are not computed and not p
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from weakref import WeakValueDictionary
 
+from llmprod.clock import SYSTEM_CLOCK, Clock
 from llmprod.errors import InvalidArgument
 from llmprod.response import EngineTiming
 
@@ -144,11 +144,11 @@ class EngineMeter:
     Written on the engine's thread and read on any: each number is replaced as a whole.
 
     Args:
-        now: seconds on a monotonic clock.
+        clock: time.
     """
 
-    def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
-        self._now = now
+    def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._now = clock.now
         self._steps: dict[int, EngineStep] = {}
         self._in_flight = 0
         self._busy = 0.0

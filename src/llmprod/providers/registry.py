@@ -22,7 +22,7 @@ _COMPATIBLE = {
     "openai-compatible": "generic",
 }
 
-PREFIXES = ("openai", "openai-responses", "anthropic", "google", *_COMPATIBLE, "simulated", "static")
+PREFIXES = ("openai", "openai-responses", "anthropic", "google", *_COMPATIBLE, "vllm", "simulated", "static")
 """What may stand before the colon of a model string."""
 
 
@@ -50,6 +50,10 @@ def from_string(
         from llmprod.providers.static import Static
 
         return Simulated(rest) if prefix == "simulated" else Static(rest)
+    if prefix == "vllm":
+        from llmprod.providers.vllm import VLLM
+
+        return VLLM(rest)
     name, at, address = rest.partition("@http")
     options: dict[str, Any] = {"api_key": api_key, "http": http, "base_url": f"http{address}" if at else base_url}
     if prefix in ("openai", "openai-responses"):

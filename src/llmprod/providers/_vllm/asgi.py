@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import MutableMapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from llmprod.errors import EngineDied, ReadError
 from llmprod.providers._http import HeaderList
@@ -210,7 +210,8 @@ class InMemory:
             raise first
         if not isinstance(first, tuple):
             raise ReadError(detail="vLLM's application ended without an answer", silent=True)
-        return InMemoryReply(exchange, channel, *first)
+        status, head = cast("tuple[int, Any]", first)
+        return InMemoryReply(exchange, channel, status, head)
 
     async def aclose(self) -> None:
         """Nothing of its own to close."""

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 from llmprod.errors import EngineStartFailed, LLMProdError
@@ -101,16 +101,21 @@ class Incarnation:
         global _starter  # noqa: PLW0603
         with _booting:
             _starter = threading.get_ident()
+            environment = _Environment()
+            environment.set({"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}, unless_set=True)
+            environment.set({**dict(options.env), "LLMPROD_ENGINE_PARENT": str(os.getpid())})
             try:
-                with _environment(options):
-                    await self._start(options, tell)
+                await self._start(options, tell, environment)
             finally:
+                environment.restore()
                 _starter = None
 
-    async def _start(self, options: EngineOptions, tell: Callable[[str], None]) -> None:
+    async def _start(self, options: EngineOptions, tell: Callable[[str], None], environment: _Environment) -> None:
         step, times = _Stopwatch(), self.times
         tell("importing vLLM")
         self.modules = modules = load()
+        if modules.on_cpu:
+            environment.set(options.cpu_environment())
         times.import_vllm = step()
         tell("reading the model's configuration")
         with _failing("configuration"):
@@ -119,7 +124,7 @@ class Incarnation:
             self.config = engine_args.create_engine_config()
         times.configure = step()
         if options.start_method != "auto":  # after the configuration: the CPU platform sets it there
-            os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = options.start_method
+            environment.set({"VLLM_WORKER_MULTIPROC_METHOD": options.start_method})
         tell("loading the model")
         with _failing("engine"), _own_main():
             self.engine = modules.AsyncLLM.from_vllm_config(
@@ -149,12 +154,13 @@ class Incarnation:
         )
         args.model, args.model_tag, args.served_model_name = options.model, None, [SERVED]
         for name, value in options.arguments().items():
-            if hasattr(args, name):
+            if hasattr(args, name) and not (name == "kv_cache_memory_bytes" and modules.on_cpu):
                 setattr(args, name, value)
-        parser = getattr(args, "reasoning_parser", None)
-        outputs: Any = getattr(args, "structured_outputs_config", None)
-        if parser and hasattr(outputs, "reasoning_parser"):
-            outputs.reasoning_parser = parser
+        outputs: Any = args.structured_outputs_config
+        for name, value in options.structured_outputs.config().items():
+            setattr(outputs, name, value)
+        if options.reasoning_parser and hasattr(outputs, "reasoning_parser"):
+            outputs.reasoning_parser = options.reasoning_parser
         args.disable_log_stats = True  # the meter takes the place of the default loggers
         return args
 
@@ -282,7 +288,7 @@ def _runs(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def _failing(step: str) -> Iterator[None]:
+def _failing(step: str) -> Generator[None]:
     """Make whatever vLLM raises an error that names the step."""
     try:
         yield
@@ -303,25 +309,20 @@ def first_line(error: BaseException) -> str:
     return f"{type(root).__name__}: {lines[0][:300] if lines else 'no message'}"
 
 
-@contextlib.contextmanager
-def _environment(options: EngineOptions) -> Iterator[None]:
-    """Set what vLLM reads from the environment, and take it back; what vLLM itself sets there stays."""
-    wanted = {
-        "VLLM_LOGGING_LEVEL": "ERROR",
-        "VLLM_NO_USAGE_STATS": "1",
-        **options.environment(),
-        "LLMPROD_ENGINE_PARENT": str(os.getpid()),
-    }
-    kept = {"VLLM_LOGGING_LEVEL", "VLLM_NO_USAGE_STATS"}
-    before = {name: os.environ.get(name) for name in wanted}
-    for name, value in wanted.items():
-        if name in kept and before[name] is not None:
-            continue  # the application's own wish
-        os.environ[name] = value
-    try:
-        yield
-    finally:
-        for name, value in before.items():
+class _Environment:
+    """Sets what vLLM reads from the environment while it starts, and takes it back; what vLLM sets there stays."""
+
+    def __init__(self) -> None:
+        self._before: dict[str, str | None] = {}
+
+    def set(self, values: Mapping[str, str], *, unless_set: bool = False) -> None:
+        for name, value in values.items():
+            if not (unless_set and name in os.environ):
+                self._before.setdefault(name, os.environ.get(name))
+                os.environ[name] = value
+
+    def restore(self) -> None:
+        for name, value in self._before.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
@@ -329,7 +330,7 @@ def _environment(options: EngineOptions) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _own_main() -> Iterator[None]:
+def _own_main() -> Generator[None]:
     """Give spawned processes a main module of ours instead of the application's, which they would run again."""
     import multiprocessing.spawn as spawn
 
