@@ -14,10 +14,12 @@ import sysconfig
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 SPECIAL_TOKENS = ["<|bos|>", "<|eos|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>"]
+# Tokens of their own, as reasoning parsers want them, but no special ones: a grammar can make the model say them.
+THINKING = ["<think>", "</think>"]
 
 # `message.content` is used as one string, which tells vLLM to flatten lists of text parts before it renders.
 CHAT_TEMPLATE = """\
@@ -29,7 +31,8 @@ CHAT_TEMPLATE = """\
 <tool_call>{{ {"name": call.function.name, "arguments": call.function.arguments} | tojson }}</tool_call>
 {%- endfor -%}
 {%- endfor -%}
-{%- if add_generation_prompt %}<|assistant|>{% endif -%}
+{%- if add_generation_prompt %}<|assistant|>{% if enable_thinking is defined and not enable_thinking %}<think></think>
+{%- endif %}{% endif -%}
 """
 
 
@@ -44,6 +47,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe, bos_token="<|bos|>", eos_token="<|eos|>", pad_token="<|eos|>"
     )
+    tokenizer.add_tokens([AddedToken(word, special=False, normalized=False) for word in THINKING])
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 

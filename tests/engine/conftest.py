@@ -13,7 +13,11 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
 import pytest
+
+from llmprod import VLLM, StructuredOutputs
+from tests.engine.engines import engine, tool
 
 ROOT = Path(__file__).resolve().parents[2]
 _START = 300.0
@@ -89,6 +93,46 @@ def vllm_server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 def vllm_embedding_server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a server that embeds."""
     yield from _vllm(tiny_model, tmp_path_factory.mktemp("vllm-embed") / "log", *EMBED)
+
+
+@pytest.fixture(scope="session")
+def adapters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Folders of two LoRA adapters for the tiny model."""
+    folder = tmp_path_factory.mktemp("adapters")
+    for seed, name in enumerate(("red", "blue"), start=1):
+        tool("make_tiny_lora.py", str(tiny_model), str(folder / name), "--seed", str(seed))
+    return {name: str(folder / name) for name in ("red", "blue")}
+
+
+@pytest.fixture(scope="session")
+def local(tiny_model: Path, adapters: dict[str, str]) -> Iterator[VLLM]:
+    """An engine of this process that generates, with tools, priorities and two adapters."""
+    provider = engine(
+        tiny_model, tool_call_parser="hermes", scheduling_policy="priority", loras=adapters, price_per_hour="3.6"
+    )
+    anyio.run(provider.start)
+    yield provider
+    anyio.run(provider.stop)
+
+
+@pytest.fixture(scope="session")
+def thinking(tiny_model: Path) -> Iterator[VLLM]:
+    """An engine that thinks, and whose schemas hold for the thinking too, so that a test can script it."""
+    provider = engine(
+        tiny_model, reasoning_parser="deepseek_r1", structured_outputs=StructuredOutputs(enable_in_reasoning=True)
+    )
+    anyio.run(provider.start)
+    yield provider
+    anyio.run(provider.stop)
+
+
+@pytest.fixture(scope="session")
+def embedding(tiny_model: Path) -> Iterator[VLLM]:
+    """An engine that embeds."""
+    provider = engine(tiny_model, runner="pooling", convert="embed")
+    anyio.run(provider.start)
+    yield provider
+    anyio.run(provider.stop)
 
 
 @pytest.fixture(scope="session")

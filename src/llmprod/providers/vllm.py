@@ -25,7 +25,7 @@ from llmprod.providers._http_provider import HTTPProvider
 from llmprod.providers._openai_profile import PROFILES
 from llmprod.providers._vllm.asgi import InMemory
 from llmprod.providers._vllm.engine import Engine, EngineState
-from llmprod.providers._vllm.incarnation import SERVED, Incarnation, StartTimes
+from llmprod.providers._vllm.incarnation import Incarnation, StartTimes
 from llmprod.providers._vllm.options import EngineKeywords, EngineOptions
 from llmprod.providers.openai_chat import ChatCodec
 from llmprod.request import GenerateRequest, Request
@@ -42,7 +42,8 @@ class VLLM(HTTPProvider):
     """A model in an engine of this process: ``VLLM("Qwen/Qwen3-8B", max_model_len=8192)``.
 
     The engine is started at the first call, or by :meth:`start`, and shared: providers and clients of the same options
-    have one engine together. It is stopped when the last client that uses it is closed, and at the interpreter's exit.
+    have one engine together. It is stopped when the last client that uses it is closed (one that was started by hand
+    waits for :meth:`stop`), and at the interpreter's exit.
     Calls may come from any thread and event loop, asyncio's or trio's.
 
     Args:
@@ -91,11 +92,11 @@ class VLLM(HTTPProvider):
         super().__init__(
             kind="vllm",
             model=model,
-            codec=ChatCodec(SERVED, _PROFILE),
+            codec=ChatCodec(model, _PROFILE),
             base_url=_ADDRESS,
             capabilities=self._known_capabilities(None),
         )
-        self._served = SERVED
+        self._served = model
 
     # ---- what it is -------------------------------------------------------------------------------------------------
 
@@ -152,6 +153,8 @@ class VLLM(HTTPProvider):
     async def start(self) -> VLLM:
         """Start the engine, unless it runs, and wait until it is ready; returns this provider.
 
+        It is then kept until :meth:`stop`, or the end of ``async with``; closing a client alone does not stop it.
+
         Raises:
             InvalidArgument: an option that vLLM doesn't have or take.
             EngineStartFailed: it can't be started.
@@ -175,6 +178,7 @@ class VLLM(HTTPProvider):
         The next call starts it again.
         """
         _validate.seconds("grace", grace, optional=True, zero=True)
+        self._engine.holders.discard(self)
         await self._engine.stop(self.drain if grace is None else grace)
 
     def held_by(self, holder: object) -> None:
@@ -186,8 +190,7 @@ class VLLM(HTTPProvider):
         self._engine.holders.discard(holder)
 
     async def aclose(self) -> None:
-        """Stop the engine, unless another provider or client uses it."""
-        self._engine.holders.discard(self)
+        """Stop the engine, unless a client uses it or :meth:`start` has asked for it to be kept."""
         if not self._engine.holders:
             await self._engine.stop(self.drain)
 
@@ -195,6 +198,7 @@ class VLLM(HTTPProvider):
         return await self.start()
 
     async def __aexit__(self, *_: object) -> None:
+        self._engine.holders.discard(self)
         await self.aclose()
 
     @property
@@ -254,9 +258,7 @@ class VLLM(HTTPProvider):
             context = context.but(alternatives=False) if context.alternatives else context
         elif self.while_starting == "refuse" and not context.alternatives:
             context = context.but(alternatives=True)
-        incarnation = await self._engine.ready(context)
-        self._engine.holders.add(self)
-        return incarnation
+        return await self._engine.ready(context)
 
     async def _send(self, request: Request, context: Context, dropped: tuple[str, ...]) -> Response:
         incarnation = await self._ready(context)

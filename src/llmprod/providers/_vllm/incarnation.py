@@ -11,6 +11,7 @@ import os
 import threading
 import time
 import types
+import warnings
 from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
@@ -29,8 +30,6 @@ __all__ = ["Incarnation", "StartTimes", "first_line"]
 _booting = threading.Lock()
 """vLLM writes into ``os.environ`` while it starts, so engines start one at a time."""
 _starter: int | None = None
-SERVED = "model"
-"""The name under which the application serves the base model; callers never see it."""
 
 
 class StartTimes:
@@ -105,7 +104,10 @@ class Incarnation:
             environment.set({"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}, unless_set=True)
             environment.set({**dict(options.env), "LLMPROD_ENGINE_PARENT": str(os.getpid())})
             try:
-                await self._start(options, tell, environment)
+                # vLLM and torch warn of their own affairs, which would end a start where warnings are errors.
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    await self._start(options, tell, environment)
             finally:
                 environment.restore()
                 _starter = None
@@ -152,7 +154,7 @@ class Incarnation:
         options.check_against(
             lambda name: hasattr(args, name), modules.version, modules.parsers("tool"), modules.parsers("reasoning")
         )
-        args.model, args.model_tag, args.served_model_name = options.model, None, [SERVED]
+        args.model, args.model_tag, args.served_model_name = options.model, None, [options.model]
         for name, value in options.arguments().items():
             if hasattr(args, name) and not (name == "kv_cache_memory_bytes" and modules.on_cpu):
                 setattr(args, name, value)

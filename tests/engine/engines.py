@@ -1,0 +1,63 @@
+"""Engines for the tests: tiny random models on the CPU, or what the environment names (for a machine with a GPU).
+
+``LLMPROD_ENGINE_MODEL`` may name another model, and ``LLMPROD_ENGINE_OPTIONS`` hold options of :class:`llmprod.VLLM` as
+JSON, such as ``{"load_format": "dummy", "quantization": "fp8"}``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from llmprod import VLLM
+
+ROOT = Path(__file__).resolve().parents[2]
+OTHER_MODEL = os.environ.get("LLMPROD_ENGINE_MODEL")
+OTHER_OPTIONS: dict[str, Any] = json.loads(os.environ.get("LLMPROD_ENGINE_OPTIONS", "{}"))
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+CPU: dict[str, Any] = {
+    "max_model_len": 2048,
+    "enforce_eager": True,  # a tiny model gains nothing by compilation
+    "start_method": "fork",  # starts in 10 seconds instead of 20
+    "kv_cache_gib": 1,
+    "progress": False,
+}
+
+
+def tool(name: str, *arguments: str) -> None:
+    """Run one of the repository's tools."""
+    done = subprocess.run([sys.executable, str(ROOT / "tools" / name), *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def engine(model: Path | str, **options: Any) -> VLLM:
+    """Return a provider with the usual options."""
+    base = OTHER_OPTIONS if OTHER_MODEL else CPU
+    return VLLM(OTHER_MODEL or str(model), **{**base, "progress": False, **options})
+
+
+def processes(parent: int | None = None) -> list[int]:
+    """Return the ids of the living processes below ``parent`` (this one), at any depth."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_bytes().rpartition(b")")[2].split()
+            except OSError:
+                continue
+            if fields[0] != b"Z":
+                children.setdefault(int(fields[1]), []).append(int(entry.name))
+    found: list[int] = []
+    left = list(children.get(parent or os.getpid(), ()))
+    while left:
+        one = left.pop()
+        found.append(one)
+        left.extend(children.get(one, ()))
+    return found

@@ -1,0 +1,440 @@
+"""The embedded engine: what it answers, on its own loop, to callers on asyncio, on trio and in threads."""
+
+from __future__ import annotations
+
+import threading
+from decimal import Decimal
+from typing import Any
+
+import anyio
+import pytest
+from pydantic import BaseModel
+
+from llmprod import (
+    VLLM,
+    AsyncClient,
+    BadRequest,
+    Client,
+    ContextTooLong,
+    Failover,
+    InvalidArgument,
+    Message,
+    NotFound,
+    OutputSchema,
+    Static,
+    TextDelta,
+    ThinkingDelta,
+    Tool,
+    ToolCallDone,
+    UnsupportedParameter,
+)
+from tests.engine.schemas import schemas
+
+# What vLLM and torch warn of inside this process is theirs; ours stay errors.
+pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("default", "error:::llmprod")]
+
+WEATHER = Tool(
+    name="get_weather",
+    description="Weather of a city",
+    parameters={
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 12}},
+        "required": ["city"],
+        "additionalProperties": False,
+    },
+    strict=False,
+)
+CALL = '<tool_call>{"name": "get_weather", "arguments": {"city": "Oslo"}}</tool_call>'
+GREEDY: dict[str, Any] = {"max_tokens": 24, "temperature": 0}
+
+
+def body(**fields: Any) -> dict[str, dict[str, Any]]:
+    return {"vllm": fields}
+
+
+# ---- text -----------------------------------------------------------------------------------------------------------
+
+
+async def test_whole_answer_and_what_the_engine_tells_of_it(local: VLLM) -> None:
+    async with AsyncClient(local) as client:
+        response = await client.generate("Say something.", max_tokens=16, temperature=0)
+    assert response.complete
+    assert response.text
+    assert response.finish_reason == "length"
+    assert response.usage is not None
+    assert response.usage.total_output == 16
+    assert response.usage.total_input > 0
+    timing = response.timing
+    assert timing.queue is not None
+    assert timing.queue >= 0
+    assert timing.prefill is not None
+    assert 0 < timing.prefill < timing.total
+    assert timing.decode is not None
+    assert 0 < timing.decode < timing.total
+    assert isinstance(response.cost, Decimal)
+    assert 0 < response.cost < Decimal("3.6")
+    assert response.request_id
+    assert local.state == "ready"
+
+
+async def test_stream_equals_whole(local: VLLM) -> None:
+    async with AsyncClient(local) as client:
+        whole = await client.generate("Count.", **GREEDY)
+        async with client.stream("Count.", **GREEDY) as stream:
+            pieces = [event.text async for event in stream if isinstance(event, TextDelta)]
+    assert len(pieces) > 8, "one piece a token, not all at once"
+    assert "".join(pieces) == stream.text == whole.text
+    assert stream.finish_reason == whole.finish_reason
+    assert stream.usage is not None
+    assert whole.usage is not None
+    assert stream.usage.total == whole.usage.total
+    assert stream.timing.ttft is not None
+    assert stream.timing.decode is not None
+    assert stream.cost is not None
+
+
+async def test_first_token_comes_long_before_the_last(local: VLLM) -> None:
+    async with AsyncClient(local) as client:
+        async with client.stream("Go on.", max_tokens=400, extra=body(ignore_eos=True)) as stream:
+            await stream.read()
+    assert stream.timing.ttft is not None
+    assert stream.timing.ttft < stream.timing.total / 4
+
+
+async def test_seed_stop_and_system(local: VLLM) -> None:
+    async with AsyncClient(local) as client:
+        one, two, other = [
+            (await client.generate("Invent.", max_tokens=24, temperature=1.0, seed=seed)).text for seed in (1, 1, 2)
+        ]
+        assert one == two != other
+        free = await client.generate("Count.", **GREEDY)
+        mark = free.text[len(free.text) // 2 :][:4]
+        stopped = await client.generate("Count.", stop=mark, **GREEDY)
+        assert stopped.finish_reason == "stop"
+        assert mark not in stopped.text
+        plain = await client.generate("Count.", **GREEDY)
+        instructed = await client.generate("Count.", system="Be brief.", **GREEDY)
+        assert plain.usage is not None
+        assert instructed.usage is not None
+        assert instructed.usage.total_input > plain.usage.total_input
+
+
+async def test_logprobs(local: VLLM) -> None:
+    async with AsyncClient(local) as client:
+        whole = await client.generate("Count.", max_tokens=6, temperature=0, logprobs=3)
+        async with client.stream("Count.", max_tokens=6, temperature=0, logprobs=3) as stream:
+            await stream.read()
+    assert len(whole.logprobs) == len(stream.logprobs) == 6
+    assert all(token.logprob <= 0 and len(token.top) == 3 for token in whole.logprobs)
+    assert [token.token for token in whole.logprobs] == [token.token for token in stream.logprobs]
+
+
+async def test_a_repeated_prompt_is_read_from_the_prefix_cache(local: VLLM) -> None:
+    prompt = "A long story about a fox. " * 60
+    async with AsyncClient(local) as client:
+        first = await client.generate(prompt, max_tokens=2)
+        again = await client.generate(prompt, max_tokens=2)
+    assert first.usage is not None
+    assert again.usage is not None
+    assert again.usage.cache_read > first.usage.cache_read
+    assert again.usage.total_input == first.usage.total_input
+    assert local.stats().cached_tokens > 0
+
+
+async def test_tenants_share_no_prefix(tiny_model: Any, local: VLLM) -> None:
+    isolated = VLLM.__new__(VLLM)
+    isolated.__dict__.update(local.__dict__)
+    isolated.isolate_prefixes_by = "tenant"
+    prompt = "What one tenant wrote, another must not find by its speed. " * 30
+    async with AsyncClient(isolated) as client:
+        used = []
+        for tenant in ("a", "a", "b"):
+            response = await client.generate(prompt, max_tokens=2, tags={"tenant": tenant})
+            assert response.usage is not None
+            used.append(response.usage.cache_read)
+    assert used[0] == used[2] == 0
+    assert used[1] > 0
+
+
+# ---- tools ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_tool_call_by_vllms_own_parser(local: VLLM, stream: bool) -> None:
+    # The model is random; its words are scripted by a choice of one, and vLLM's parser makes a tool call of them.
+    options: dict[str, Any] = {
+        "tools": [WEATHER],
+        "tool_choice": "auto",
+        "max_tokens": 128,
+        "extra": body(structured_outputs={"choice": [CALL]}),
+    }
+    async with AsyncClient(local) as client:
+        if stream:
+            async with client.stream("Weather in Oslo?", **options) as response:
+                done = [event async for event in response if isinstance(event, ToolCallDone)]
+            assert len(done) == 1
+        else:
+            response = await client.generate("Weather in Oslo?", **options)
+        (call,) = response.tool_calls
+        assert (call.name, call.input) == ("get_weather", {"city": "Oslo"})
+        assert response.finish_reason == "tool_calls"
+        turns = [
+            Message.user("Weather in Oslo?"),
+            Message.assistant(*response.parts),
+            Message.tool(call, {"sky": "grey"}),
+        ]
+        answer = await client.generate(turns, tools=[WEATHER], max_tokens=8)
+        assert answer.text
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("choice", ["get_weather", "required"])
+async def test_forced_tool_with_strict_arguments(local: VLLM, choice: str, stream: bool) -> None:
+    strict = Tool(name=WEATHER.name, description=WEATHER.description, parameters=WEATHER.parameters, strict=True)
+    async with AsyncClient(local) as client:
+        options: dict[str, Any] = {"tools": [strict], "tool_choice": choice, "max_tokens": 300, "temperature": 0}
+        if stream:
+            async with client.stream("Weather?", **options) as response:
+                await response.read()
+        else:
+            response = await client.generate("Weather?", **options)
+    assert response.tool_calls
+    for call in response.tool_calls:
+        assert call.name == "get_weather"
+        assert set(call.input) == {"city"}
+
+
+async def test_tools_without_a_parser_are_refused_before_anything_runs(thinking: VLLM) -> None:
+    async with AsyncClient(thinking) as client:
+        with pytest.raises(UnsupportedParameter) as caught:
+            await client.generate("Weather?", tools=[WEATHER])
+    assert "tool_call_parser" in str(caught.value)
+
+
+# ---- thinking -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_reasoning_is_told_apart(thinking: VLLM, stream: bool) -> None:
+    # The end of the thinking is a token of its own; a grammar alone would let the model spell it.
+    script = body(structured_outputs={"choice": ["because of this</think>the answer"]}, logit_bias={"1001": 100})
+    async with AsyncClient(thinking) as client:
+        if stream:
+            async with client.stream("Why?", max_tokens=64, extra=script) as response:
+                events = [event async for event in response]
+            assert any(isinstance(event, ThinkingDelta) for event in events)
+        else:
+            response = await client.generate("Why?", max_tokens=64, extra=script)
+    assert response.thinking.strip() == "because of this"
+    assert response.text.strip() == "the answer"
+
+
+# ---- structured outputs ---------------------------------------------------------------------------------------------
+
+
+class Animal(BaseModel):
+    name: str
+    legs: int
+
+
+async def test_200_schemas_hold(local: VLLM) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    wrong: list[str] = []
+    kinds: dict[str | None, int] = {}
+
+    async with AsyncClient(local) as client:
+
+        async def one(number: int, schema: dict[str, Any]) -> None:
+            response = await client.generate(
+                "Make one up.", output=OutputSchema.of(schema), max_tokens=1200, temperature=1.0
+            )
+            kinds[response.finish_reason] = kinds.get(response.finish_reason, 0) + 1
+            try:
+                jsonschema.validate(response.parsed, schema)
+            except Exception as error:
+                wrong.append(
+                    f"{number}: {type(error).__name__} {response.finish_reason} {schema} {response.text[:200]}"
+                )
+
+        limiter = anyio.Semaphore(32)
+
+        async def limited(number: int, schema: dict[str, Any]) -> None:
+            async with limiter:
+                await one(number, schema)
+
+        async with anyio.create_task_group() as group:
+            for number, schema in enumerate(schemas(200)):
+                group.start_soon(limited, number, schema)
+    assert wrong == []
+    assert kinds == {"stop": 200}
+
+
+async def test_regex_choice_and_grammar(local: VLLM) -> None:
+    async with AsyncClient(local) as client:
+        by_regex = await client.generate(
+            "A code.", max_tokens=40, extra=body(structured_outputs={"regex": "[A-Z]{3}-[0-9]{4}"})
+        )
+        import re
+
+        assert re.fullmatch("[A-Z]{3}-[0-9]{4}", by_regex.text)
+        by_choice = await client.generate(
+            "Yes?", max_tokens=10, extra=body(structured_outputs={"choice": ["yes", "no"]})
+        )
+        assert by_choice.text in ("yes", "no")
+        grammar = 'root ::= "SELECT " column " FROM t"\ncolumn ::= "a" | "b"'
+        by_grammar = await client.generate("SQL.", max_tokens=40, extra=body(structured_outputs={"grammar": grammar}))
+        assert by_grammar.text in ("SELECT a FROM t", "SELECT b FROM t")
+
+
+# ---- adapters, embeddings -------------------------------------------------------------------------------------------
+
+
+async def test_adapters_by_name(local: VLLM) -> None:
+    red, blue = local.adapter("red"), local.adapter("blue")
+    assert (red.name, blue.name) == ("vllm:red", "vllm:blue")
+    assert len({local.identity, red.identity, blue.identity}) == 3
+    answers = {}
+    for provider in (local, red, blue, red):
+        async with AsyncClient(provider) as client:
+            answer = (await client.generate("Count.", **GREEDY)).text
+            assert answers.setdefault(provider.name, answer) == answer
+    assert len(set(answers.values())) == 3
+    with pytest.raises(InvalidArgument, match="red, blue"):
+        local.adapter("green")
+
+
+async def test_embeddings(embedding: VLLM) -> None:
+    async with AsyncClient(embedding) as client:
+        response = await client.embed(["a cat", "a dog", "a cat"])
+        with pytest.raises(UnsupportedParameter):
+            await client.generate("Hello.")
+    first, second, third = response.embeddings or ()
+    assert len(first) == len(second)
+    assert first == pytest.approx(third, abs=1e-3)
+    assert first != pytest.approx(second, abs=1e-3)
+    assert response.usage is not None
+    assert response.usage.total_input > 0
+
+
+# ---- errors ---------------------------------------------------------------------------------------------------------
+
+
+async def test_errors_are_classified_and_tell_no_prompt(local: VLLM) -> None:
+    async with AsyncClient(local) as client:
+        with pytest.raises(ContextTooLong) as too_long:
+            await client.generate("secretword " * 4000, max_tokens=4)
+        with pytest.raises(BadRequest) as bad:
+            await client.generate("secretword", max_tokens=4, extra=body(temperature=-3))
+        with pytest.raises((NotFound, BadRequest)):
+            await client.generate("secretword", max_tokens=4, extra=body(model="no-such-model"))
+        for caught in (too_long, bad):
+            assert "secretword" not in str(caught.value) + repr(caught.value)
+        assert caught.value.request_id
+        assert (await client.generate("Still there?", max_tokens=4)).text
+
+
+async def test_capabilities_are_the_models_own(local: VLLM, embedding: VLLM) -> None:
+    assert local.capabilities.context_window == 2048
+    assert not local.capabilities.images
+    assert local.capabilities.generate
+    assert embedding.capabilities.embeddings
+    assert not embedding.capabilities.generate
+
+
+# ---- many callers ---------------------------------------------------------------------------------------------------
+
+
+async def test_64_streams_at_once_share_the_batch(local: VLLM) -> None:
+    counts: list[int] = []
+    async with AsyncClient(local) as client, anyio.create_task_group() as group:
+
+        async def one(number: int) -> None:
+            async with client.stream(f"Number {number}.", max_tokens=48, extra=body(ignore_eos=True)) as stream:
+                await stream.read()
+            assert stream.usage is not None
+            counts.append(stream.usage.total_output)
+
+        for number in range(64):
+            group.start_soon(one, number)
+        await anyio.sleep(0.3)
+        assert local.stats().running > 8, "they are computed together"
+    assert counts == [48] * 64
+
+
+async def test_priority_goes_first(local: VLLM) -> None:
+    order: list[int] = []
+    options: dict[str, Any] = {"max_tokens": 60, "extra": body(ignore_eos=True)}
+    async with AsyncClient(local) as client, anyio.create_task_group() as group:
+
+        async def one(priority: int) -> None:
+            await client.generate("Go on.", priority=priority, **options)
+            order.append(priority)
+
+        for _ in range(300):  # more than the batch holds
+            group.start_soon(one, 0)
+        await anyio.sleep(0.5)
+        for _ in range(20):
+            group.start_soon(one, 5)
+    late = [place for place, priority in enumerate(order) if priority == 5]
+    assert sum(late) / len(late) < len(order) * 0.9
+
+
+def test_three_clients_on_one_engine(local: VLLM) -> None:
+    """On asyncio, on trio and synchronously, in three threads at once."""
+    answers: dict[str, str] = {}
+
+    async def asynchronous(name: str) -> None:
+        async with AsyncClient(local) as client:
+            for _ in range(5):
+                answers[name] = (await client.generate("Count.", **GREEDY)).text
+            async with client.stream("Count.", **GREEDY) as stream:
+                assert (await stream.read()).text == answers[name]
+
+    def synchronous() -> None:
+        with Client(local) as client:
+            for _ in range(5):
+                answers["sync"] = client.generate("Count.", **GREEDY).text
+            with client.stream("Count.", **GREEDY) as stream:
+                assert "".join(stream.text_stream()) == answers["sync"]
+
+    threads = [
+        threading.Thread(target=lambda: anyio.run(asynchronous, "asyncio", backend="asyncio")),
+        threading.Thread(target=lambda: anyio.run(asynchronous, "trio", backend="trio")),
+        threading.Thread(target=synchronous),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert set(answers) == {"asyncio", "trio", "sync"}
+    assert len(set(answers.values())) == 1
+    assert local.state == "ready", "closing the clients has left the engine to the fixture, which holds it"
+
+
+async def test_costs_add_up_to_the_busy_time(local: VLLM) -> None:
+    before = local.stats().busy_seconds
+    costs: list[Decimal] = []
+    async with AsyncClient(local) as client, anyio.create_task_group() as group:
+
+        async def one(number: int) -> None:
+            options: dict[str, Any] = {"max_tokens": 20 + 3 * number, "extra": body(ignore_eos=True)}
+            if number % 2:
+                response = await client.generate(f"Tell {number} things.", **options)
+            else:
+                async with client.stream(f"Tell {number} things.", **options) as response:
+                    await response.read()
+            assert response.cost is not None
+            costs.append(response.cost)
+
+        for number in range(24):
+            group.start_soon(one, number)
+    spent = Decimal("3.6") / 3600 * Decimal(local.stats().busy_seconds - before)
+    assert len(costs) == 24
+    assert float(sum(costs)) == pytest.approx(float(spent), rel=0.2)
+
+
+async def test_behind_a_router(local: VLLM) -> None:
+    async with AsyncClient(Failover(local, Static("sorry"))) as client:
+        response = await client.generate("Count.", **GREEDY)
+    assert response.text != "sorry"
+    assert response.provider == local.name
