@@ -17,7 +17,7 @@ import anyio
 import pytest
 
 from llmprod import VLLM, StructuredOutputs
-from tests.engine.engines import engine, tool
+from tests.engine.engines import OTHER_MODEL, engine, tool
 
 ROOT = Path(__file__).resolve().parents[2]
 _START = 300.0
@@ -100,7 +100,7 @@ def adapters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     """Folders of two LoRA adapters for the tiny model."""
     folder = tmp_path_factory.mktemp("adapters")
     for seed, name in enumerate(("red", "blue"), start=1):
-        tool("make_tiny_lora.py", str(tiny_model), str(folder / name), "--seed", str(seed))
+        tool("make_tiny_lora.py", OTHER_MODEL or str(tiny_model), str(folder / name), "--seed", str(seed))
     return {name: str(folder / name) for name in ("red", "blue")}
 
 

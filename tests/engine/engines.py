@@ -43,6 +43,20 @@ def engine(model: Path | str, **options: Any) -> VLLM:
     return VLLM(OTHER_MODEL or str(model), **{**base, "progress": False, **options})
 
 
+def sober(model: Path | str) -> dict[str, int]:
+    """Return a ``logit_bias`` that keeps a random model from control characters and endless blanks.
+
+    Grammars allow both inside JSON: no parser reads a raw control character in a string, and blanks have no end.
+    """
+    vocabulary: dict[str, int] = json.loads((Path(model) / "tokenizer.json").read_text("utf-8"))["model"]["vocab"]
+    control = {chr(0x100 + byte) for byte in range(0x20)}  # how byte-level BPE writes the bytes below the blank
+    return {
+        str(number): -100
+        for word, number in vocabulary.items()
+        if control & set(word) or (word and set(word) == {chr(0x120)})
+    }
+
+
 def processes(parent: int | None = None) -> list[int]:
     """Return the ids of the living processes below ``parent`` (this one), at any depth."""
     children: dict[int, list[int]] = {}
