@@ -7,7 +7,12 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict, cast
 
-from llmprod._validate import labels, seconds, strings
+from llmprod._validate import flag, labels, seconds, strings, whole
+from llmprod.batch.engine import Engine, Settings
+from llmprod.batch.inputs import Feed
+from llmprod.batch.meter import Meter, shower
+from llmprod.batch.records import BatchItem, BatchProgress
+from llmprod.batch.requests import completed, instructed
 from llmprod.clock import SYSTEM_CLOCK, SYSTEM_RANDOM, Clock, Random
 from llmprod.context import Context
 from llmprod.decisions import Listener
@@ -77,6 +82,9 @@ class GenerateOptions(CallOptions, total=False):
     logprobs: int | None
     reasoning_effort: ReasoningEffort | None
 
+
+BATCH_CONCURRENCY = 32
+"""Calls of a batch at once where the model doesn't say how many it wants."""
 
 _CALL = frozenset(CallOptions.__annotations__)
 _GENERATE = _CALL | frozenset(GenerateOptions.__annotations__)
@@ -160,12 +168,8 @@ class BaseClient:
         if self._closed:
             raise ClientClosed
         request = make()
-        deadline = options.get("deadline")
-        seconds("deadline", deadline, optional=True)
-        tags, prompt = options.get("tags"), options.get("prompt")
-        labels("tags", tags or {})
-        if prompt is not None and len(strings("prompt", prompt)) != 2:
-            raise InvalidArgument("prompt", f"{len(prompt)} strings", "two strings: the prompt's name and version")
+        _check_call(options)
+        deadline, tags, prompt = options.get("deadline"), options.get("tags"), options.get("prompt")
         context = Context.new(
             clock=self._clock,
             random=self._random,
@@ -185,16 +189,8 @@ class BaseClient:
 
     def _generate_request(self, messages: Messages, options: Mapping[str, Any], *, stream: bool) -> GenerateRequest:
         self._known(options, _GENERATE)
-        fields = {name: value for name, value in options.items() if name not in _NOT_FIELDS}
-        if "tools" in fields:
-            fields["tools"] = _tools(fields["tools"])
-        if fields.get("output") is not None:
-            fields["output"] = _schema(fields["output"])
-        if "stop" in fields:
-            stop = fields["stop"]
-            fields["stop"] = (stop,) if isinstance(stop, str) else strings("stop", stop or ())
         return GenerateRequest(
-            messages=coerce_messages(messages, system=options.get("system")), stream=stream, **fields
+            messages=coerce_messages(messages, system=options.get("system")), stream=stream, **_fields(options)
         )
 
     def _embed_request(
@@ -208,6 +204,66 @@ class BaseClient:
             inputs=(inputs,) if isinstance(inputs, str) else tuple(inputs), dimensions=dimensions, **fields
         )
 
+    def _batch(
+        self,
+        feed: Feed,
+        total: int | None,
+        *,
+        concurrency: int | None,
+        ordered: bool,
+        progress: bool | Callable[[BatchProgress], object],
+        checkpoint: str | os.PathLike[str] | None,
+        on_error: str,
+        options: Mapping[str, Any],
+    ) -> Engine:
+        if self._closed:
+            raise ClientClosed
+        whole("concurrency", concurrency, 1, optional=True)
+        flag("ordered", ordered)
+        if on_error not in ("yield", "raise"):
+            raise InvalidArgument("on_error", repr(on_error)[:40], "yield, raise")
+        if checkpoint is not None and (not isinstance(checkpoint, (str, os.PathLike)) or not os.fspath(checkpoint)):
+            raise InvalidArgument("checkpoint", repr(checkpoint)[:40], "a path, or None")
+        if not isinstance(progress, bool) and not callable(progress):
+            raise InvalidArgument("progress", type(progress).__name__, "True, False, or a function of a BatchProgress")
+        shared = dict(options)
+        if "tools" in shared:
+            shared["tools"] = _tools(shared["tools"])  # once, not for each item
+        if shared.get("output") is not None:
+            shared["output"] = _schema(shared["output"])
+        self._generate_request("checked before anything is sent", shared, stream=False)
+        _check_call(shared)
+        primary = next(leaves(self._provider))
+
+        def in_flight() -> int:
+            return concurrency or int(getattr(primary, "batch_concurrency", BATCH_CONCURRENCY))
+
+        settings = Settings(
+            make=lambda item: self._item(item, shared),
+            call=lambda request, given: self._call(lambda: request, given),
+            model=primary.name,
+            concurrency=in_flight,
+            ordered=ordered,
+            stop_at_error=on_error == "raise",
+            checkpoint=None if checkpoint is None else os.path.abspath(checkpoint),
+            clock=self._clock,
+            tick=1.0 if progress is True else None,
+        )
+        return Engine(feed, Meter(self._clock, total, shower(progress, self._clock)), settings)
+
+    def _item(self, item: BatchItem, shared: Mapping[str, Any]) -> tuple[Request, Mapping[str, Any]]:
+        """An item's request and the options of its call."""
+        options = {**shared, **item.options} if item.options else shared
+        value = item.input
+        if not isinstance(value, (GenerateRequest, EmbedRequest)):
+            return self._generate_request(value, options, stream=False), options
+        self._known(options, _GENERATE if isinstance(value, GenerateRequest) else _CALL)
+        self._known({"extra": value.extra}, _CALL)
+        if isinstance(value, EmbedRequest):
+            return completed(value, _fields(shared), _fields(item.options)), options
+        request = completed(value, _fields(shared), _fields(item.options))
+        return instructed(request, shared.get("system"), item.options.get("system")), options
+
     def _known(self, options: Mapping[str, Any], allowed: frozenset[str]) -> None:
         for name in options:
             if name not in allowed:
@@ -220,6 +276,28 @@ class BaseClient:
                 raise InvalidArgument(
                     f"extra[{name!r}]", "a provider that is not in the stack", ", ".join(sorted(self._kinds))
                 )
+
+
+def _check_call(options: Mapping[str, Any]) -> None:
+    """Check the options that are no fields of a request."""
+    seconds("deadline", options.get("deadline"), optional=True)
+    labels("tags", options.get("tags") or {})
+    prompt = options.get("prompt")
+    if prompt is not None and len(strings("prompt", prompt)) != 2:
+        raise InvalidArgument("prompt", f"{len(prompt)} strings", "two strings: the prompt's name and version")
+
+
+def _fields(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are fields of a request, as it wants them."""
+    fields = {name: value for name, value in options.items() if name not in _NOT_FIELDS}
+    if "tools" in fields:
+        fields["tools"] = _tools(fields["tools"])
+    if fields.get("output") is not None:
+        fields["output"] = _schema(fields["output"])
+    if "stop" in fields:
+        stop = fields["stop"]
+        fields["stop"] = (stop,) if isinstance(stop, str) else strings("stop", stop or ())
+    return fields
 
 
 _NOT_FIELDS = {"system", "deadline", "tags", "prompt", "lineage", "priority"}

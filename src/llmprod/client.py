@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Generator, Sequence
-from typing import Any, TypeVar, Unpack, cast
+from collections.abc import AsyncIterable, Awaitable, Callable, Generator, Iterable, Sequence
+from typing import Any, Literal, TypeVar, Unpack, cast
 
 from llmprod._background import Background, background
 from llmprod._calls import BaseClient, CallOptions, GenerateOptions, Messages
+from llmprod.batch.handles import Batch, SyncBatch
+from llmprod.batch.inputs import Handed, checked, feed_of, length_of
+from llmprod.batch.records import BatchInput, BatchProgress
 from llmprod.errors import ForkedProcess
 from llmprod.response import Response
 from llmprod.sync_response import SyncResponse
@@ -85,6 +88,54 @@ class AsyncClient(BaseClient):
         """Return one embedding for each input, in ``response.embeddings``."""
         return await self._call(lambda: self._embed_request(inputs, dimensions, options), options)
 
+    def map(
+        self,
+        requests: Iterable[BatchInput] | AsyncIterable[BatchInput],
+        /,
+        *,
+        concurrency: int | None = None,
+        ordered: bool = True,
+        progress: bool | Callable[[BatchProgress], object] = False,
+        checkpoint: str | os.PathLike[str] | None = None,
+        on_error: Literal["yield", "raise"] = "yield",
+        **options: Unpack[GenerateOptions],
+    ) -> Batch:
+        """Answer many requests, a bounded number at once: ``async for result in client.map(requests)``.
+
+        Args:
+            requests: an iterable or async iterable, endless ones too, of what :meth:`generate` takes, of
+                :class:`GenerateRequest` and :class:`EmbedRequest`, and of :class:`BatchItem`. Taken as there is room:
+                at most four times ``concurrency`` items are taken and not yet given out.
+            concurrency: calls at once. None: as many as the model says it wants, as an embedded engine does; else 32.
+            ordered: give results in the order of the input; False: as they are done.
+            progress: True for a line on standard error; or a function that is told a :class:`BatchProgress` whenever
+                an item ends, and once at the end.
+            checkpoint: a file of JSON lines, to which each item is written as it ends. A later run with it sends only
+                what it does not hold yet: an item is the same if its key and its whole request are. One run at a time.
+            on_error: ``yield`` failed items like others; ``raise`` at the first, after cancelling the rest.
+            **options: those of :meth:`generate`, for all items; see :class:`GenerateOptions`. They fill in what a whole
+                request leaves unset.
+
+        Returns:
+            An async iterator of :class:`BatchResult`, and a context manager that waits for what it cancels.
+
+        Raises:
+            InvalidArgument: at once, naming the argument; while iterating, a checkpoint that can't be used.
+            ClientClosed: the client is closed, or was while iterating.
+            OSError: while iterating, the checkpoint can't be read or written.
+        """
+        engine = self._batch(
+            feed_of(checked(requests)),
+            length_of(requests),
+            concurrency=concurrency,
+            ordered=ordered,
+            progress=progress,
+            checkpoint=checkpoint,
+            on_error=on_error,
+            options=options,
+        )
+        return Batch(engine)
+
     async def aclose(self) -> None:
         """Close the connections of the running event loop. Calls made after it raise :class:`ClientClosed`."""
         await self._close()
@@ -124,12 +175,15 @@ class Client(BaseClient):
     _loop: Background | None = None
 
     def _run(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
+        return self._home().run(function, *args)
+
+    def _home(self) -> Background:
         if self._pid != os.getpid():
             raise ForkedProcess("a Client")
         if self._loop is None:
             self._loop = background()
             self._loop.close_at_exit(self)
-        return self._loop.run(function, *args)
+        return self._loop
 
     def generate(self, messages: Messages, /, **options: Unpack[GenerateOptions]) -> Response:
         """Return a whole answer; see :meth:`AsyncClient.generate`."""
@@ -148,6 +202,39 @@ class Client(BaseClient):
         """Return one embedding for each input, in ``response.embeddings``."""
         request = self._embed_request(inputs, dimensions, options)
         return self._run(self._call, lambda: request, options)
+
+    def map(
+        self,
+        requests: Iterable[BatchInput] | AsyncIterable[BatchInput],
+        /,
+        *,
+        concurrency: int | None = None,
+        ordered: bool = True,
+        progress: bool | Callable[[BatchProgress], object] = False,
+        checkpoint: str | os.PathLike[str] | None = None,
+        on_error: Literal["yield", "raise"] = "yield",
+        **options: Unpack[GenerateOptions],
+    ) -> SyncBatch:
+        """Answer many requests, a bounded number at once: ``for result in client.map(requests)``.
+
+        Arguments and errors as with :meth:`AsyncClient.map`. Items are taken in the thread that iterates, when it asks
+        for a result; from an async iterable, on the background loop.
+
+        Returns:
+            An iterator of :class:`BatchResult` with ``close()``, and a context manager that waits for what it cancels.
+        """
+        many, handed = checked(requests), Handed()
+        engine = self._batch(
+            feed_of(many) if isinstance(many, AsyncIterable) else handed,
+            length_of(requests),
+            concurrency=concurrency,
+            ordered=ordered,
+            progress=progress,
+            checkpoint=checkpoint,
+            on_error=on_error,
+            options=options,
+        )
+        return SyncBatch(engine, self._home(), None if isinstance(many, AsyncIterable) else iter(many), handed)
 
     def close(self) -> None:
         """Close the connections. Calls made after it raise :class:`ClientClosed`."""
