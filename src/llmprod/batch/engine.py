@@ -153,7 +153,7 @@ class Engine:
 
     async def aclose(self) -> None:
         """Cancel what is in flight and wait until it is gone; results that were not given out are dropped."""
-        self._closed = True
+        self._closed = self._stopped = True
         self._results.clear()
         if self._scope is None:
             self.done = True
@@ -167,7 +167,7 @@ class Engine:
         scope, loop = self._scope, self._loop
         if scope is None or self.done:
             return
-        self._closed = True
+        self._closed = self._stopped = True
         try:
             (getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon)(scope.cancel)
         except RuntimeError:  # the loop has ended, and its tasks with it

@@ -37,11 +37,12 @@ def checked(requests: object) -> Iterable[Any] | AsyncIterable[Any]:
     Raises:
         InvalidArgument: it is one request, or nothing that can be iterated.
     """
-    given: Any = requests
+    several = cast("Iterable[Any] | AsyncIterable[Any]", requests)
+    given: object = requests
     one = isinstance(given, (str, bytes, Message, Mapping, GenerateRequest, EmbedRequest, BatchItem))
     if one or not isinstance(given, (Iterable, AsyncIterable)):
         raise InvalidArgument("requests", type(given).__name__, "an iterable or async iterable of requests")  # pyright: ignore[reportUnknownArgumentType]
-    return cast("Iterable[Any] | AsyncIterable[Any]", given)
+    return several
 
 
 def length_of(requests: object) -> int | None:
