@@ -15,7 +15,16 @@ from pydantic_core import to_json
 
 from llmprod import _validate
 from llmprod.context import Context
-from llmprod.errors import CallError, EngineDied, InvalidArgument, ServerError, TransportError, UnsupportedParameter
+from llmprod.errors import (
+    CallError,
+    EngineDied,
+    EngineNotReady,
+    EngineStartFailed,
+    InvalidArgument,
+    ServerError,
+    TransportError,
+    UnsupportedParameter,
+)
 from llmprod.mechanisms.concurrency_limit import QueueLimit
 from llmprod.mechanisms.engine_meter import EngineMark, EngineStats, hourly_price
 from llmprod.mechanisms.restart import RestartPolicy
@@ -36,6 +45,7 @@ __all__ = ["VLLM"]
 _PROFILE = replace(PROFILES["vllm"], kind="vllm", base_url=None, key_env=())
 _ADDRESS = "http://vllm/v1"
 _HOUR = Decimal(3600)
+_SHOWN = 0.001
 
 
 class VLLM(HTTPProvider):
@@ -170,7 +180,15 @@ class VLLM(HTTPProvider):
             EngineNotReady: it isn't, and the call doesn't wait.
             EngineStartFailed: it can't be started.
         """
-        await self._ready(context)
+        began = context.clock.now()
+        try:
+            await self._ready(context)
+        except (EngineNotReady, EngineStartFailed) as error:
+            reason = error.detail or error.what
+            context.trace.skipped(self.name, context.elapsed, reason, error=type(error).__name__)
+            raise
+        if (waited := context.clock.now() - began) > _SHOWN:
+            context.trace.waited(waited)
 
     async def stop(self, *, grace: float | None = None) -> None:
         """Stop the engine, whoever uses it: calls under way get ``grace`` seconds (default ``drain``) to end.
@@ -230,28 +248,46 @@ class VLLM(HTTPProvider):
         Args:
             waiting: requests that may wait in the engine (default 4).
             kv_cache_at_most: share of its KV cache that may be taken (default 0.95).
-            initial: calls at once at first (default 64).
+            initial: calls at once at first (default 64), or as many as the batch holds and may wait, if that is known
+                to be fewer.
+
+        Raises:
+            InvalidArgument: naming the option that is out of range.
         """
+        _validate.whole("waiting", waiting, 0)
+        _validate.between("kv_cache_at_most", kv_cache_at_most, 0.01, 1)
+        _validate.whole("initial", initial, 1)
         meter = self._engine.meter
+        places = self._places
+        most = max(initial, self.batch_concurrency) if places is None else places + waiting
         return QueueLimit(
             waiting=meter.waiting,
             target=waiting,
             cache_use=meter.kv_cache_use,
             cache_at_most=kv_cache_at_most,
-            initial=initial,
-            maximum=max(initial, self.batch_concurrency),
+            initial=min(initial, most),
+            maximum=most,
         )
 
     @property
     def batch_concurrency(self) -> int:
         """Calls at once that keep the engine's batch full, for ``client.map``."""
+        return (self._places or 256) * 5 // 4  # a few wait, so that a place that falls free is taken in the next step
+
+    @property
+    def _places(self) -> int | None:
+        """Places in the batch; None where only the engine can tell, and it has not been started."""
         current = self._engine.current
-        size = self.options.max_num_seqs
-        if current is not None:
-            size = int(getattr(current.config.scheduler_config, "max_num_seqs", size or 256))
-        return (size or 256) * 5 // 4  # a few wait, so that a place that falls free is taken in the next step
+        size = None if current is None else getattr(current.config.scheduler_config, "max_num_seqs", None)
+        return self.options.max_num_seqs if size is None else int(size)
 
     # ---- a call -----------------------------------------------------------------------------------------------------
+
+    async def send(self, request: Request, context: Context) -> Response:
+        """Answer ``request``, once the engine is ready; a call that it refuses before that is no attempt."""
+        if self.state != "ready" and not self.capabilities.missing(request):
+            await self.prepare(context)
+        return await super().send(request, context)
 
     async def _ready(self, context: Context) -> Incarnation:
         if self.while_starting == "wait":

@@ -4,6 +4,9 @@ Which target comes first is the subclass's decision (:meth:`Router.order`). Cand
 before they are asked (OpenRouter's ``require_parameters``, Vercel's ``has``); a target that stayed silent is not asked
 again in the same call; one that asked for a wait is left alone by all calls; and when every candidate's breaker is open
 the one nearest to recovery is asked all the same (Envoy's panic threshold): refusing everybody helps nobody.
+
+A target that would have to be waited for (an engine that is still starting, a line before a full one) is told whether
+somebody else can be asked, and gives way at once if so; when nobody else has served the call, it is waited for.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from llmprod.request import Request
 from llmprod.response import Response
 from llmprod.verdict import Action, Classifier, Verdict, classify
 from llmprod.wrapper import Phase, leaves
+from llmprod.wrappers._giving_way import Way, gives_way, refused, way_of
 
 __all__ = ["Router"]
 
@@ -40,10 +44,11 @@ _PAUSE_AT_MOST = 60.0
 class _Tried:
     """What became of one call's round over the targets."""
 
-    __slots__ = ("asked", "before", "failed", "last", "window")
+    __slots__ = ("asked", "before", "failed", "gave_way", "last", "window")
 
     def __init__(self, sent: int) -> None:
         self.before = sent
+        self.gave_way: tuple[Provider, Way] | None = None
         self.failed: list[tuple[Provider, Exception, Verdict]] = []
         self.last: Exception | None = None
         self.asked = 0
@@ -53,6 +58,12 @@ class _Tried:
         """An attempt now would be a further one. The round's first is covered by the leave that the round has."""
         # A target may be a stack with a Retry in it, which asked and was refused in the end.
         return self.asked > 0 or context.call.sent > self.before
+
+    def gives_way(self, target: Provider) -> None:
+        """Keep in mind who gave way, if that is why ``target`` just refused; a line is shorter than a start."""
+        way = way_of(self.failed[-1][1])
+        if way is not None and (self.gave_way is None or (way == "full" and self.gave_way[1] != "full")):
+            self.gave_way = target, way
 
     def note(self, target: Provider, error: Exception, verdict: Verdict) -> None:
         self.failed.append((target, error, verdict))
@@ -90,7 +101,7 @@ class Router(ABC):
         self._times: dict[int, AttemptTime] = {id(target): AttemptTime(clock=clock) for target in targets}
         self._paused: dict[int, tuple[float, Exception]] = {}
         # Targets that may have to be waited for: told whether somebody else would be asked instead.
-        self._startable = {id(target) for target in targets if any(hasattr(leaf, "prepare") for leaf in leaves(target))}
+        self._yielding = {id(target) for target in targets if gives_way(target)}
 
     @property
     def name(self) -> str:
@@ -126,11 +137,13 @@ class Router(ABC):
                     tried.note(target, said, self.classify(said))
                 continue
             told = context
-            if id(target) in self._startable and self._others(order[place + 1 :], request, context):
+            if id(target) in self._yielding and (tried.gave_way or self._others(order[place + 1 :], request, context)):
                 told = context.but(alternatives=True)
             response = await self._try(target, request, told, tried)
             if response is not None:
                 return response
+            if told is not context:
+                tried.gives_way(target)
         beside = context.lane is not None and context.lane.other is not None and context.lane.other.asking is not None
         if beside and not tried.failed:
             raise Rejected(provider=self.name, detail="asked by the attempt beside this one")
@@ -139,6 +152,11 @@ class Router(ABC):
             target, error = least_bad
             context.decided(LeastBadTried, target.name, retry_after=error.retry_after)
             response = await self._try(target, request, context.but(insist=True), tried)
+            if response is not None:
+                return response
+        patient = None if beside else self._to_be_waited_for(tried, context)
+        if patient is not None and self._may_ask(patient, request, context, tried):
+            response = await self._try(patient, request, context, tried)
             if response is not None:
                 return response
         raise self._failure(tried)
@@ -198,7 +216,7 @@ class Router(ABC):
             if verdict.action is Action.FATAL:
                 raise
             tried.note(target, error, verdict)
-            if isinstance(error, Rejected):
+            if refused(error):
                 return None
             tried.asked += 1
             tried.last = call.errors[id(target)] = error
@@ -257,6 +275,17 @@ class Router(ABC):
             elif not isinstance(error, (UnsupportedParameter, ContextTooLong)):
                 return None
         return min(opened, key=lambda item: item[1].retry_after or 0.0, default=None)
+
+    def _to_be_waited_for(self, tried: _Tried, context: Context) -> Provider | None:
+        """Return the target to wait for, where one gave way to others and none of those has served the call.
+
+        A start may take minutes: where a Retry outside may soon ask one of the others again, it is left to it.
+        """
+        if tried.gave_way is None or context.alternatives:
+            return None
+        target, way = tried.gave_way
+        again = any(verdict.action is Action.RETRY_SAME and not refused(error) for _, error, verdict in tried.failed)
+        return None if way == "starting" and again and context.call.retries_left > 0 else target
 
     def _failure(self, tried: _Tried) -> Exception:
         unfit = all(
