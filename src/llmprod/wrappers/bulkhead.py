@@ -108,7 +108,7 @@ class Bulkhead(Wrapper):
 
     def wrap(self, inner: Provider) -> Provider:
         """Bound ``inner``'s calls, with permits of its own or with the shared limit's."""
-        return _BulkheadProvider(inner, self)
+        return BulkheadProvider(inner, self)
 
     def __repr__(self) -> str:
         limit = f"{self.limit} at once" if isinstance(self.limit, int) else type(self.limit).__name__
@@ -120,7 +120,7 @@ def _whole(request: Request) -> bool:
     return not request.stream and not isinstance(request, EmbedRequest)
 
 
-class _BulkheadProvider(WrappedProvider):
+class BulkheadProvider(WrappedProvider):
     wrapper: Bulkhead
 
     def __init__(self, inner: Provider, wrapper: Bulkhead) -> None:
