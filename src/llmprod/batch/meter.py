@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 from collections import deque
@@ -121,16 +122,18 @@ class Line:
             # Blanks rather than an escape sequence, which not every notebook knows.
             padded = text.ljust(min(self._shown, width))
             self._shown = len(text)
-            self._stream.write(f"\r{padded}" + ("\n" if last else ""))
+            text = f"\r{padded}" + ("\n" if last else "")
         else:
-            self._stream.write(f"{text}\n")
-        self._stream.flush()
+            text = f"{text}\n"
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more; that is no reason to end the run
+            self._stream.write(text)
+            self._stream.flush()
 
 
 def shower(progress: bool | Callable[[BatchProgress], object], clock: Clock) -> Callable[[Meter, bool], None] | None:
     """What shows progress as it was asked for."""
     if isinstance(progress, bool):
-        return Line(clock) if progress else None
+        return Line(clock) if progress and sys.stderr is not None else None
     return _teller(progress)
 
 
