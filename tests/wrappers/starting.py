@@ -43,7 +43,7 @@ class Engine(Scripted):
             cache_use=lambda: self.cache,
             cache_at_most=kv_cache_at_most,
             initial=2,
-            maximum=4,
+            maximum=2,
             clock=LoopClock(),
         )
 

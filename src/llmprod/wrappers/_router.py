@@ -254,7 +254,7 @@ class Router(ABC):
                     self._paused[id(target)] = (now + pause, error)
                 context.decided(TargetPaused, target.name, seconds=pause)
             return False
-        return self.leaves_to_retry(failures, verdict, context)
+        return self.leaves_to_retry(failures, verdict, context) and _best_left_to_retry(tried, context)
 
     def _hold(self, target: Provider, context: Context) -> tuple[float, Exception] | None:
         """Tell how many seconds longer ``target`` wants to be left alone, and the error that said so."""
@@ -277,15 +277,11 @@ class Router(ABC):
         return min(opened, key=lambda item: item[1].retry_after or 0.0, default=None)
 
     def _to_be_waited_for(self, tried: _Tried, context: Context) -> Provider | None:
-        """Return the target to wait for, where one gave way to others and none of those has served the call.
-
-        A start may take minutes: where a Retry outside may soon ask one of the others again, it is left to it.
-        """
+        """Return the target to wait for, where one gave way to others and none of those has served the call."""
         if tried.gave_way is None or context.alternatives:
             return None
-        target, way = tried.gave_way
         again = any(verdict.action is Action.RETRY_SAME and not refused(error) for _, error, verdict in tried.failed)
-        return None if way == "starting" and again and context.call.retries_left > 0 else target
+        return None if again and _best_left_to_retry(tried, context) else tried.gave_way[0]
 
     def _failure(self, tried: _Tried) -> Exception:
         unfit = all(
@@ -311,6 +307,25 @@ class Router(ABC):
 
     def __repr__(self) -> str:
         return f"{self.label}({', '.join(map(repr, self.targets))})"
+
+
+def _best_left_to_retry(tried: _Tried, context: Context) -> bool:
+    """Tell whether a failure is better left to a Retry outside than to a target that gave way and can be waited for.
+
+    It is where that target is starting, which may take minutes, and a Retry may soon ask the others again. What the
+    Retry would refuse for want of leave would be lost.
+    """
+    if tried.gave_way is None:
+        return True
+    call = context.call
+    if tried.gave_way[1] == "full" or call.retries_left <= 0 or (call.cap is not None and call.attempts >= call.cap):
+        return False
+    if call.budget is None:
+        return True
+    has_leave = call.budget.withdraw("retry")
+    if has_leave:
+        call.budget.refund()
+    return has_leave
 
 
 def _lack(target: Provider, request: Request, window: int) -> tuple[str, Exception] | None:
