@@ -81,11 +81,11 @@ class Engine:
     """
 
     def __init__(self, feed: Feed, meter: Meter, settings: Settings) -> None:
-        self.news = Signal()
+        self.news: Signal = Signal()
         self.done: bool = False
         self.failure: BaseException | None = None
-        self.meter = meter
-        self.settings = settings
+        self.meter: Meter = meter
+        self.settings: Settings = settings
         self._feed = feed
         self._room = Signal()
         self._results: dict[int, BatchResult] = {}

@@ -35,11 +35,11 @@ class Meter:
         # A sample about every second: when, items run, tokens.
         self._samples: deque[tuple[float, int, int]] = deque([(0.0, 0, 0)], maxlen=_SAMPLES)
         self._begun = False
-        self.total = total
-        self.done = 0
-        self.failed = 0
-        self.restored = 0
-        self.in_flight = 0
+        self.total: int | None = total
+        self.done: int = 0
+        self.failed: int = 0
+        self.restored: int = 0
+        self.in_flight: int = 0
         self._tokens = 0
 
     def begin(self) -> None:
