@@ -25,7 +25,19 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 TABLE = re.compile(r"(?<=<!-- table: )(?P<name>[\w-]+) -->\n(?P<body>.*?)(?=<!-- /table -->)", re.DOTALL)
 DEFAULTS = re.compile(r"<!-- defaults: (?P<name>\w+) -->\n+(?P<body>(?:\|.*\n)+)")
-NOT_OPTIONS = {"clock", "random", "classify", "primary", "fallbacks", "breaker", "wait", "client", "server", "local", "limit"}
+NOT_OPTIONS = {
+    "clock",
+    "random",
+    "classify",
+    "primary",
+    "fallbacks",
+    "breaker",
+    "wait",
+    "client",
+    "server",
+    "local",
+    "limit",
+}
 """Parameters that a table of defaults may leave out: what they stand for is no value."""
 
 

@@ -68,6 +68,7 @@ async def test_hosted_answers_while_the_engine_starts(cold: VLLM, server: FaultS
     before = [call for call in traffic.calls if call.begun + call.first < answer.begun]
     assert before, "none waited for the start"
     assert all(call.result == "right" and not local(call) for call in before)
+    assert all(call.attempts == 1 for call in before), "that the engine gave way is no attempt"
     assert traffic.tally() == {"right": len(traffic.calls)}
     assert cold.state == "ready"
     assert local(traffic.calls[-1])
