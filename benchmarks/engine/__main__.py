@@ -29,7 +29,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--options", type=json.loads, default=CPU, help="options of VLLM as JSON")
     parser.add_argument("--concurrency", default="1,8,32,64")
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--calls", type=int, default=4, help="calls for each of the callers (default 4, at least 16)")
+    parser.add_argument("--calls", type=int, default=4, help="calls for each of the callers")
+    parser.add_argument("--least", type=int, default=16, help="calls in a round at least")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--no-server", action="store_true", help="leave out vllm serve")
     parser.add_argument("--no-batches", action="store_true", help="leave out static batches")
@@ -44,7 +45,7 @@ async def one_engine(local: VLLM, options: argparse.Namespace, levels: list[int]
     found: list[Measured] = []
     base = 0
     for level in levels:
-        calls = max(16, options.calls * level)
+        calls = max(options.least, options.calls * level)
         lengths = [options.tokens] * calls
         rounds: dict[tuple[str, str], list[Measured]] = {}
         for turn in range(options.rounds + 1):
@@ -95,7 +96,7 @@ async def by_server(url: str, options: argparse.Namespace, levels: list[int]) ->
     base = 20_000_000
     async with targets.openai_sdk(url) as sdk:
         for level in levels:
-            calls = max(16, options.calls * level)
+            calls = max(options.least, options.calls * level)
             rounds: dict[tuple[str, str], list[Measured]] = {}
             for turn in range(options.rounds + 1):
                 for mode in ("stream", "whole"):
