@@ -12,8 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from llmprod import Client
-from llmprod.batch import BatchItem, read_checkpoint
+from llmprod import BatchItem, Client, read_checkpoint
 
 MODEL = sys.argv[1] if len(sys.argv) > 1 else "simulated:small"
 REVIEWS = ["Arrived late, works well.", "Broke after a day.", "Exactly as described.", "Too loud for the bedroom."] * 10

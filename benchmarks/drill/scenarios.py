@@ -21,9 +21,9 @@ from llmprod import (
     Restart,
     Resume,
     RetryBudget,
+    local_first,
     standard,
 )
-from llmprod.presets import local_first
 from llmprod.testing import Answer, Behaviour, Cut, ErrorReply, FaultServer
 
 FIRST_TOKEN = 2.0

@@ -118,11 +118,18 @@ def show(found: list[Measured], level: int) -> None:
     for measured in found:
         if measured.concurrency == level:
             row = measured.summary()
+            ttft = f"ttft {row['ttft_p50_ms']} / {row['ttft_p95_ms']} ms" if "ttft_p50_ms" in row else ""
+            cpu = f"cpu {row['cpu_us_per_token']:7} us/tok"
             print(
-                f"{level:4d}  {measured.mode:6s}  {measured.target:30s} {measured.speed:9.1f} tok/s  "
-                f"cpu {row['cpu_us_per_token']:7} us/tok  ttft {row.get('ttft_p50_ms', '')} / {row.get('ttft_p95_ms', '')} ms",
+                f"{level:4d}  {measured.mode:6s}  {measured.target:30s} {measured.speed:9.1f} tok/s  {cpu}  {ttft}",
                 flush=True,
             )
+
+
+def make_tiny(folder: str) -> None:
+    """Write the tiny random model."""
+    tool = Path(__file__).resolve().parents[2] / "tools" / "make_tiny_model.py"
+    subprocess.run([sys.executable, str(tool), folder], check=True, capture_output=True)
 
 
 async def main() -> None:
@@ -131,8 +138,7 @@ async def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = options.model
         if model is None:
-            tool = Path(__file__).resolve().parents[2] / "tools" / "make_tiny_model.py"
-            subprocess.run([sys.executable, str(tool), folder], check=True, capture_output=True)
+            make_tiny(folder)
             model = folder
         local = VLLM(model, **options.options)
         await local.start()
@@ -156,9 +162,8 @@ async def main() -> None:
         for measured in found:
             if (measured.mode, measured.concurrency) in bare and measured.target != "bare AsyncLLM":
                 share = measured.speed / bare[measured.mode, measured.concurrency]
-                print(
-                    f"{measured.concurrency:4d}  {measured.mode:6s}  {measured.target:30s} {share:6.1%} of bare AsyncLLM"
-                )
+                row = f"{measured.concurrency:4d}  {measured.mode:6s}  {measured.target:30s}"
+                print(f"{row} {share:6.1%} of bare AsyncLLM")
         if options.out:
             options.out.write_text(json.dumps(results, indent=1))
 

@@ -1,4 +1,4 @@
-"""What prefix caching and n-gram speculation gain: python -m benchmarks.engine.features --model … --options … --out …"""
+"""What prefix caching and n-gram speculation gain: python -m benchmarks.engine.features --model … --out …"""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any
 
 from llmprod import VLLM, AsyncClient, NGram
 
-WORDS = "the fox saw the hen and the hen saw the farmer and the farmer saw the fox again ".split()
+SAID = "the fox saw the hen and the hen saw the farmer and the farmer saw the fox again"
+WORDS = SAID.split(" ")
 
 
 def text(words: int, start: int) -> str:

@@ -116,6 +116,7 @@ def server(model: str, options: list[str]) -> Iterator[str]:
         found = subprocess.run(
             [sys.executable, "-c", f"import importlib.util as u, sys; sys.exit(u.find_spec({module!r}) is None)"],
             capture_output=True,
+            check=False,
         )
         if found.returncode == 0:
             break

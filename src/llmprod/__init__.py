@@ -12,6 +12,13 @@ if TYPE_CHECKING:
     __version__: str
     from llmprod._calls import CallOptions as CallOptions
     from llmprod._calls import GenerateOptions as GenerateOptions
+    from llmprod.batch import Batch as Batch
+    from llmprod.batch import BatchItem as BatchItem
+    from llmprod.batch import BatchProgress as BatchProgress
+    from llmprod.batch import BatchResult as BatchResult
+    from llmprod.batch import StoredError as StoredError
+    from llmprod.batch import SyncBatch as SyncBatch
+    from llmprod.batch import read_checkpoint as read_checkpoint
     from llmprod.client import AsyncClient as AsyncClient
     from llmprod.client import Client as Client
     from llmprod.client import StreamCall as StreamCall
@@ -136,6 +143,7 @@ if TYPE_CHECKING:
     from llmprod.mechanisms.retry_budget import RetryBudget as RetryBudget
     from llmprod.mechanisms.sticky import Sticky as Sticky
     from llmprod.mechanisms.token_estimate import TokenEstimate as TokenEstimate
+    from llmprod.presets import local_first as local_first
     from llmprod.presets import standard as standard
     from llmprod.provider import BaseProvider as BaseProvider
     from llmprod.provider import Capabilities as Capabilities
@@ -213,6 +221,7 @@ if TYPE_CHECKING:
     from llmprod.wrappers.failover import Failover as Failover
     from llmprod.wrappers.hedge import Hedge as Hedge
     from llmprod.wrappers.key_pool import KeyPool as KeyPool
+    from llmprod.wrappers.overflow import Overflow as Overflow
     from llmprod.wrappers.rate_limit import RateLimit as RateLimit
     from llmprod.wrappers.resume import Resume as Resume
     from llmprod.wrappers.retry import Retry as Retry
@@ -220,6 +229,15 @@ if TYPE_CHECKING:
 
 # The module that each public name lives in; tests/api.txt freezes the list.
 _HOME = {
+    "batch": (
+        "Batch",
+        "BatchItem",
+        "BatchProgress",
+        "BatchResult",
+        "StoredError",
+        "SyncBatch",
+        "read_checkpoint",
+    ),
     "_calls": (
         "CallOptions",
         "GenerateOptions",
@@ -372,7 +390,10 @@ _HOME = {
     "mechanisms.retry_budget": ("RetryBudget",),
     "mechanisms.sticky": ("Sticky",),
     "mechanisms.token_estimate": ("TokenEstimate",),
-    "presets": ("standard",),
+    "presets": (
+        "local_first",
+        "standard",
+    ),
     "provider": (
         "BaseProvider",
         "Capabilities",
@@ -473,6 +494,7 @@ _HOME = {
     "wrappers.failover": ("Failover",),
     "wrappers.hedge": ("Hedge",),
     "wrappers.key_pool": ("KeyPool",),
+    "wrappers.overflow": ("Overflow",),
     "wrappers.rate_limit": ("RateLimit",),
     "wrappers.resume": ("Resume",),
     "wrappers.retry": ("Retry",),

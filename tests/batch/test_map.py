@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from llmprod import (
     AsyncClient,
+    BatchItem,
     ClientClosed,
     EmbedRequest,
     GenerateRequest,
@@ -21,7 +22,6 @@ from llmprod import (
     Tool,
     Usage,
 )
-from llmprod.batch import BatchItem
 from llmprod.clock import LoopClock
 from llmprod.events import Finish, TextDelta, ToolCallDone
 from llmprod.testing import Scripted

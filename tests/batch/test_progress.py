@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from llmprod import AsyncClient, EmbedRequest, Simulated
-from llmprod.batch import BatchProgress
+from llmprod import AsyncClient, BatchProgress, EmbedRequest, Simulated
 from llmprod.batch.meter import Line, Meter, line
 from llmprod.clock import LoopClock
 from llmprod.usage import Usage
