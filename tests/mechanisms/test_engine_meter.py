@@ -1,0 +1,115 @@
+"""The engine's numbers, and what a token costs."""
+
+from __future__ import annotations
+
+import gc
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmprod import InvalidArgument, RestartPolicy
+from llmprod.mechanisms.engine_meter import EngineMeter, EngineStep, FinishedCall, hourly_price
+from llmprod.mechanisms.restart import Restarts
+from tests.mechanisms.hand_clock import HandClock
+
+
+def test_steps_add_up_and_levels_are_the_last_ones() -> None:
+    clock = HandClock()
+    meter = EngineMeter(clock=clock)
+    meter.call_began()
+    timing = meter.watch("abc")
+    meter.step(EngineStep(running=2, waiting=3, kv_cache_use=0.5, prefix_queries=100, prefix_hits=40, prompt_tokens=60))
+    assert (meter.waiting(), meter.kv_cache_use()) == (3, 0.5)
+    clock.time += 2.0
+    meter.step(
+        EngineStep(
+            running=1,
+            generated_tokens=10,
+            draft_tokens=8,
+            accepted_tokens=6,
+            preemptions=1,
+            first_token_seconds=(0.5, 0.1),
+            between_tokens_seconds=(0.02,),
+            finished=(FinishedCall(request="abc", queue=0.1, prefill=0.2, decode=1.5),),
+        )
+    )
+    stats = meter.stats()
+    assert (stats.running, stats.waiting, stats.in_flight, stats.finished, stats.preemptions) == (1, 0, 1, 1, 1)
+    assert (stats.prompt_tokens, stats.cached_tokens, stats.generated_tokens) == (60, 40, 10)
+    assert stats.prefix_cache_hit_rate == 0.4
+    assert stats.acceptance_rate == 0.75
+    assert (stats.ttft_p50, stats.ttft_p95, stats.between_tokens_p50) == (0.5, 0.5, 0.02)
+    assert stats.busy_seconds == 2.0
+    assert (timing.queue, timing.prefill, timing.decode) == (0.1, 0.2, 1.5)
+    meter.call_ended()
+    clock.time += 50.0
+    assert meter.stats().busy_seconds == 2.0, "idle time is not busy"
+    assert meter.waiting() == 0
+
+
+def test_before_anything_nothing_is_claimed() -> None:
+    stats = EngineMeter(clock=HandClock()).stats()
+    assert stats.prefix_cache_hit_rate is stats.acceptance_rate is stats.ttft_p50 is stats.tokens_per_second is None
+    assert stats.busy_seconds == 0
+
+
+def test_a_request_nobody_watches_any_more_is_forgotten() -> None:
+    meter = EngineMeter(clock=HandClock())
+    meter.watch("gone")
+    gc.collect()
+    assert len(meter._watched) == 0
+    meter.step(EngineStep(finished=(FinishedCall(request="gone", queue=0, prefill=0, decode=0),)))
+
+
+def test_several_engines_are_added() -> None:
+    meter = EngineMeter(clock=HandClock())
+    meter.call_began()
+    meter.step(EngineStep(running=2, waiting=1, kv_cache_use=0.2), 0)
+    meter.step(EngineStep(running=3, waiting=4, kv_cache_use=0.9), 1)
+    assert (meter.stats().running, meter.waiting(), meter.kv_cache_use()) == (5, 5, 0.9)
+
+
+@given(st.lists(st.tuples(st.floats(0.001, 1.0), st.integers(1, 50), st.integers(0, 500)), min_size=1, max_size=30))
+def test_what_the_tokens_cost_adds_up_to_the_busy_time(steps: list[tuple[float, int, int]]) -> None:
+    clock = HandClock()
+    meter = EngineMeter(clock=clock)
+    meter.call_began()
+    before = meter.mark()
+    paid = 0.0
+    for seconds, generated, prompt in steps:
+        began = meter.mark()
+        clock.time += seconds
+        meter.step(EngineStep(generated_tokens=generated, prompt_tokens=prompt))
+        paid += began.seconds_per_token(meter.mark()) * (generated + prompt)
+    meter.call_ended()
+    after = meter.mark()
+    assert paid == pytest.approx(after.busy - before.busy)
+    assert after.tokens == sum(generated + prompt for _, generated, prompt in steps)
+    assert after.seconds_per_token(after) == 0.0
+
+
+@pytest.mark.parametrize("price", ["2.49", 2.49, Decimal("2.49")], ids=["text", "number", "decimal"])
+def test_prices(price: object) -> None:
+    assert hourly_price("price", price) == Decimal("2.49")
+    assert hourly_price("price", None) is None
+    for wrong in (-1, "cheap", True, float("nan"), "inf"):
+        with pytest.raises(InvalidArgument, match="price"):
+            hourly_price("price", wrong)
+
+
+def test_restarts_come_at_once_then_slower_then_never() -> None:
+    clock = HandClock()
+    restarts = Restarts(RestartPolicy(attempts=4, within=100, first_wait=1, longest_wait=3), clock=clock)
+    assert [restarts.died() for _ in range(5)] == [0.0, 1.0, 2.0, 3.0, None]
+    assert restarts.total == 4
+    clock.time += 100.0
+    assert restarts.died() == 0.0, "what was long ago does not count"
+    restarts.died()
+    restarts.forget()
+    assert restarts.died() == 0.0
+    assert Restarts(RestartPolicy(attempts=0), clock=clock).died() is None
+    for wrong in ({"attempts": -1}, {"within": 0}, {"first_wait": -1}, {"longest_wait": float("inf")}):
+        with pytest.raises(InvalidArgument):
+            RestartPolicy(**wrong)
