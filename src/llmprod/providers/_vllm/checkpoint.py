@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from llmprod.errors import InvalidArgument
+from llmprod.providers._vllm.files import is_path, read_json
+from llmprod.providers._vllm.records import DraftModel, Eagle, Medusa
 
 if TYPE_CHECKING:
     from llmprod.providers._vllm.options import EngineOptions
 
-__all__ = ["adapter_rank", "check_checkpoint"]
+__all__ = ["check_checkpoint"]
 
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+_EXPERTS = ("num_experts", "moe_num_experts", "n_routed_experts", "num_local_experts")
+_LONGER = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 
 
 def check_checkpoint(options: EngineOptions) -> None:
@@ -29,35 +26,60 @@ def check_checkpoint(options: EngineOptions) -> None:
     Raises:
         InvalidArgument: they contradict each other.
     """
-    folder = Path(options.model)
-    if not folder.is_dir():
-        looks_local = options.model.startswith(("/", "./", "../", "~"))
-        if looks_local:
-            raise InvalidArgument("model", "a path that is no folder", "a folder with config.json, or a name")
-        return
-    if not (folder / "config.json").is_file():
-        if any(folder.glob("*.gguf")) or (folder / "params.json").is_file():
-            return
-        raise InvalidArgument("model", "a folder without config.json", "a folder that holds a checkpoint")
-    config = _read(folder / "config.json")
-    text = config.get("text_config")
-    if isinstance(text, dict):
-        config = {**config, **cast("dict[str, Any]", text)}
+    config: dict[str, Any] = {}
+    if not {"hf_overrides", "hf_config_path"} & options.passed_through.keys():  # they change what the file says
+        config = _text_config("model", options.model)
     _check_length(options, config)
     _check_parallel(options, config)
     _check_quantization(options, config)
+    draft = options.speculative
+    if isinstance(draft, (Eagle, Medusa, DraftModel)):
+        found = _text_config("speculative.model", draft.model)
+        if isinstance(draft, DraftModel):
+            _check_vocabulary(config, found)
+
+
+def _text_config(field: str, model: str) -> dict[str, Any]:
+    """Return a local model's configuration, of its language part; empty if it is not local or keeps it elsewhere."""
+    folder = Path(model)
+    if not folder.is_dir():
+        if is_path(model) and not (folder.is_file() and folder.suffix == ".gguf"):
+            raise InvalidArgument(field, "a path that is no folder", "a folder with config.json, or a name")
+        return {}
+    if not (folder / "config.json").is_file():
+        if any(folder.glob("*.gguf")) or (folder / "params.json").is_file():  # llama.cpp's, and Mistral's own
+            return {}
+        raise InvalidArgument(field, "a folder without config.json", "a folder that holds a checkpoint")
+    config = read_json(folder / "config.json")
+    text = config.get("text_config")
+    return {**config, **cast("dict[str, Any]", text)} if isinstance(text, dict) else config
 
 
 def _check_length(options: EngineOptions, config: Mapping[str, Any]) -> None:
-    longest = config.get("max_position_embeddings")
-    scaled: dict[str, Any] = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    kind = scaled.get("rope_type", scaled.get("type", "default"))
-    asked = options.max_model_len
-    # vLLM itself decides where positions are scaled, or where the option overrides its check.
-    if isinstance(longest, int) and asked is not None and asked > longest and kind in ("default", None):
-        raise InvalidArgument(
-            "max_model_len", str(asked), f"at most {longest}, which the model was made for (max_position_embeddings)"
-        )
+    asked, longest = options.max_model_len, config.get("max_position_embeddings")
+    if asked is None or not isinstance(longest, int) or asked <= longest or _scaled(config):
+        return
+    other = config.get("model_max_length")
+    if isinstance(other, int) and asked <= other:
+        return
+    if ({**os.environ, **dict(options.env)}).get(_LONGER, "0").strip().lower() in ("1", "true"):
+        return
+    allowed = f"at most {longest}, which the model was made for (max_position_embeddings)"
+    raise InvalidArgument("max_model_len", str(asked), allowed)
+
+
+def _scaled(config: Mapping[str, Any]) -> bool:
+    """Tell whether positions are scaled, so that vLLM must say how long a prompt may be."""
+    for name in ("rope_scaling", "rope_parameters"):
+        value = config.get(name)
+        if not isinstance(value, dict):
+            continue
+        scaling = cast("dict[str, Any]", value)
+        each = [scaling]
+        each += [cast("dict[str, Any]", part) for part in scaling.values() if isinstance(part, dict)]  # kinds of layers
+        if any(part.get("rope_type", part.get("type", "default")) not in ("default", "mrope", None) for part in each):
+            return True
+    return False
 
 
 def _check_parallel(options: EngineOptions, config: Mapping[str, Any]) -> None:
@@ -67,41 +89,29 @@ def _check_parallel(options: EngineOptions, config: Mapping[str, Any]) -> None:
         raise InvalidArgument("parallel.tensor", str(parallel.tensor), f"a divisor of the model's {heads} heads")
     if isinstance(layers, int) and parallel.pipeline > layers:
         raise InvalidArgument("parallel.pipeline", str(parallel.pipeline), f"at most the model's {layers} layers")
-    experts = [name for name in ("num_experts", "num_local_experts", "n_routed_experts") if config.get(name)]
-    if parallel.expert and not experts:
+    if parallel.expert and config and not any(config.get(name) for name in (*_EXPERTS, "ffn_config", "block_configs")):
         raise InvalidArgument("parallel.expert", "True", "a model that is a mixture of experts, which this is not")
 
 
 def _check_quantization(options: EngineOptions, config: Mapping[str, Any]) -> None:
-    own: dict[str, Any] = config.get("quantization_config") or {}
-    method = own.get("quant_method")
+    own = config.get("quantization_config")
+    method = cast("dict[str, Any]", own).get("quant_method") if isinstance(own, dict) else None
     asked = options.quantization
     if not isinstance(method, str) or asked is None:
         return
-
-    def family(name: str) -> str:
-        return name.replace("auto_", "").replace("_marlin", "").replace("-", "_").lower()
-
-    if family(asked) != family(method) and not family(asked).startswith(("modelopt", "moe_wna16", "humming")):
-        raise InvalidArgument("quantization", repr(asked)[:40], f"{method!r}, which the checkpoint is in, or None")
+    # vLLM has faster kernels under other names for the first two, and some that load several formats.
+    if _family(asked) != _family(method) and not _family(asked).startswith(("modelopt", "moe_wna16", "humming", "inc")):
+        allowed = f"{method!r}, which the checkpoint is in, or None"
+        raise InvalidArgument("quantization", repr(asked)[:40], allowed)
 
 
-def adapter_rank(name: str, path: str) -> int | None:
-    """Return the rank of an adapter in a local folder; None for a name on Hugging Face.
+def _family(name: str) -> str:
+    name = name.lower().replace("-", "_").removeprefix("auto_").removesuffix("_marlin")
+    return "mxfp4" if name == "gpt_oss_mxfp4" else "fp8" if name == "deepseek_v4_fp8" else name
 
-    Raises:
-        InvalidArgument: the folder holds no adapter.
-    """
-    folder = Path(path)
-    field = f"loras[{name!r}]"
-    if not folder.is_dir():
-        if path.startswith(("/", "./", "../", "~")):
-            raise InvalidArgument(field, "a path that is no folder", "a folder with adapter_config.json, or a name")
-        return None
-    config = _read(folder / "adapter_config.json")
-    if not config:
-        raise InvalidArgument(field, "a folder without adapter_config.json", "a folder that holds an adapter")
-    if not any((folder / f"adapter_model.{kind}").is_file() for kind in ("safetensors", "bin", "pt")):
-        raise InvalidArgument(field, "a folder without adapter_model.safetensors", "a folder with the weights")
-    rank = config.get("r")
-    return rank if isinstance(rank, int) else None
+
+def _check_vocabulary(model: Mapping[str, Any], draft: Mapping[str, Any]) -> None:
+    words, proposed = model.get("vocab_size"), draft.get("vocab_size")
+    if isinstance(words, int) and isinstance(proposed, int) and words != proposed:
+        given = f"a model of {proposed} tokens beside one of {words}"
+        raise InvalidArgument("speculative.model", given, "a smaller model of the same vocabulary")

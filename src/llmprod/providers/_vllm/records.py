@@ -65,7 +65,7 @@ class Eagle:
         _named("speculative.model", self.model)
         whole("speculative.tokens", self.tokens, 1)
         whole("speculative.tensor_parallel", self.tensor_parallel, 1, optional=True)
-        if self.version not in (1, 3):
+        if isinstance(self.version, bool) or self.version not in (1, 3):
             raise InvalidArgument("speculative.version", repr(self.version)[:40], "1 or 3")
 
     def config(self) -> dict[str, Any]:
@@ -117,6 +117,10 @@ class DraftModel:
     def __post_init__(self) -> None:
         _named("speculative.model", self.model)
         whole("speculative.tokens", self.tokens, 1)
+        if self.quantization is not None and (not isinstance(self.quantization, str) or not self.quantization.strip()):
+            raise InvalidArgument(
+                "speculative.quantization", repr(self.quantization)[:40], "a non-empty string, or None"
+            )
         whole("speculative.max_model_len", self.max_model_len, 1, optional=True)
         whole("speculative.tensor_parallel", self.tensor_parallel, 1, optional=True)
 
