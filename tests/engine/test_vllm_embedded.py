@@ -50,6 +50,13 @@ CALL = '<tool_call>{"name": "get_weather", "arguments": {"city": "Oslo"}}</tool_
 GREEDY: dict[str, Any] = {"max_tokens": 24, "temperature": 0}
 
 
+def release(local: VLLM) -> tuple[int, ...]:
+    """Return the running vLLM's release, such as (0, 32)."""
+    current = local._engine.current
+    assert current is not None
+    return tuple(int(part) for part in current.modules.version.split(".")[:2])
+
+
 def body(**fields: Any) -> dict[str, dict[str, Any]]:
     return {"vllm": fields}
 
@@ -97,8 +104,9 @@ async def test_stream_equals_whole(local: VLLM) -> None:
 
 async def test_first_token_comes_long_before_the_last(local: VLLM) -> None:
     async with AsyncClient(local) as client:
-        async with client.stream("Go on.", max_tokens=400, extra=body(ignore_eos=True)) as stream:
-            await stream.read()
+        for _ in range(2):  # a release may compile something at the first long answer
+            async with client.stream("Go on.", max_tokens=400, extra=body(ignore_eos=True)) as stream:
+                await stream.read()
     assert stream.timing.ttft is not None
     assert stream.timing.ttft < stream.timing.total / 4
 
@@ -126,9 +134,13 @@ async def test_logprobs(local: VLLM) -> None:
         whole = await client.generate("Count.", max_tokens=6, temperature=0, logprobs=3)
         async with client.stream("Count.", max_tokens=6, temperature=0, logprobs=3) as stream:
             await stream.read()
-    assert len(whole.logprobs) == len(stream.logprobs) == 6
+    assert len(whole.logprobs) == 6
     assert all(token.logprob <= 0 and len(token.top) == 3 for token in whole.logprobs)
-    assert [token.token for token in whole.logprobs] == [token.token for token in stream.logprobs]
+    said, streamed = ([token.token for token in answer.logprobs] for answer in (whole, stream))
+    if release(local) >= (0, 32):
+        assert streamed == said
+    else:  # older releases leave out the chunks of tokens that are no whole character, and their probabilities with them
+        assert [token for token in said if token in streamed] == streamed != []
 
 
 async def test_a_repeated_prompt_is_read_from_the_prefix_cache(local: VLLM) -> None:

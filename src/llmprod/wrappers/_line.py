@@ -69,7 +69,7 @@ class Line:
     __slots__ = ("_arrivals", "at_most", "places")
 
     def __init__(self, at_most: int | None = None) -> None:
-        self.at_most = at_most
+        self.at_most: int | None = at_most
         self.places: list[Place] = []
         self._arrivals = 0
 
