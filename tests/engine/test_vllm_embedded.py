@@ -139,7 +139,7 @@ async def test_logprobs(local: VLLM) -> None:
     said, streamed = ([token.token for token in answer.logprobs] for answer in (whole, stream))
     if release(local) >= (0, 32):
         assert streamed == said
-    else:  # older releases leave out the chunks of tokens that are no whole character, and their probabilities with them
+    else:  # older ones leave out the chunks of tokens that are no whole character, with their probabilities
         assert [token for token in said if token in streamed] == streamed != []
 
 
