@@ -220,13 +220,20 @@ def test_equal_options_are_equal_whatever_their_order() -> None:
     one, other = made(1), made(-1)
     assert one == other
     assert hash(one) == hash(other)
-    assert [name for name, _ in other.loras] == ["a", "b"]
+    assert [name for name, _ in other.loras] == ["b", "a"]  # as given
     assert other.passed_through == {"block_size": 32, "hf_overrides": {"p": [1], "q": None}}
 
 
 @pytest.mark.parametrize(
     "other",
-    [{"seed": 1}, {"env": {"A": "2"}}, {"engine_args": {"block_size": 16}}, {"speculative": NGram()}, {"warm": False}],
+    [
+        {"seed": 1},
+        {"loras": {"a": "x/a"}},
+        {"env": {"A": "2"}},
+        {"engine_args": {"block_size": 16}},
+        {"speculative": NGram()},
+        {"warm": False},
+    ],
     ids=lambda other: next(iter(other)),
 )
 def test_other_options_are_another_engine(other: dict[str, Any]) -> None:

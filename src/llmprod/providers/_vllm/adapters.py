@@ -19,7 +19,7 @@ _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin", "adapter_model.pt"
 
 
 def named_adapters(value: object, model: str) -> tuple[tuple[str, LoRA], ...]:
-    """Return adapters by name, sorted, so that equal sets are equal.
+    """Return adapters by name.
 
     Raises:
         InvalidArgument: a name or a record is none, or a name is the model's own.
@@ -39,7 +39,7 @@ def named_adapters(value: object, model: str) -> tuple[tuple[str, LoRA], ...]:
             allowed = "a folder, a name on Hugging Face, or a LoRA"
             raise InvalidArgument(f"loras[{name!r}]", type(adapter).__name__, allowed)
         adapters[name] = adapter
-    return tuple(sorted(adapters.items()))
+    return tuple(adapters.items())
 
 
 def adapter_rank(name: str, path: str) -> int | None:

@@ -6,7 +6,7 @@ import inspect
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypedDict, cast
 
 from llmprod._validate import labels, whole
@@ -154,7 +154,8 @@ class EngineOptions:
     tool_call_parser: str | None
     reasoning_parser: str | None
     structured_outputs: StructuredOutputs
-    loras: tuple[tuple[str, LoRA], ...]
+    loras: tuple[tuple[str, LoRA], ...] = field(compare=False)
+    _adapters: frozenset[tuple[str, LoRA]]  # compared in its place, so that their order makes no other engine
     max_loras: int | None
     max_lora_rank: int | None
     max_cpu_loras: int | None
@@ -210,7 +211,8 @@ class EngineOptions:
         given = {name: value for name, value in locals().items() if name != "self"}
         given["parallel"] = Parallel() if parallel is None else parallel
         given["structured_outputs"] = StructuredOutputs() if structured_outputs is None else structured_outputs
-        given["loras"] = named_adapters(loras or {}, model)
+        given["loras"] = adapters = named_adapters(loras or {}, model)
+        given["_adapters"] = frozenset(adapters)
         given["limit_mm_per_prompt"] = _counts("limit_mm_per_prompt", limit_mm_per_prompt or {})
         labels("env", env or {})
         given["env"] = tuple(sorted((env or {}).items()))
