@@ -324,7 +324,7 @@ async def test_adapters_by_name(local: VLLM) -> None:
             answer = (await client.generate("Count.", **GREEDY)).text
             assert answers.setdefault(provider.name, answer) == answer
     assert len(set(answers.values())) == 3
-    with pytest.raises(InvalidArgument, match="red, blue"):
+    with pytest.raises(InvalidArgument, match="red"):
         local.adapter("green")
 
 
