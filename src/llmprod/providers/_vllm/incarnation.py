@@ -151,7 +151,9 @@ class Incarnation:
 
     def _arguments(self, options: EngineOptions, modules: VLLMModules) -> Any:
         args = modules.parsed_arguments()
-        options.check_against(vars(args).keys(), modules.version, modules.parsers("tool"), modules.parsers("reasoning"))
+        options.check_against(
+            lambda name: hasattr(args, name), modules.version, modules.parsers("tool"), modules.parsers("reasoning")
+        )
         args.model, args.model_tag, args.served_model_name = options.model, None, [options.model]
         for name, value in options.arguments().items():
             if hasattr(args, name) and not (name == "kv_cache_memory_bytes" and modules.on_cpu):
