@@ -42,8 +42,8 @@ test-quick: $(VENV)/.test ## run the tests that take no more than a few seconds 
 test-vllm: $(VENV_VLLM)/.test ## run the tests that drive a real vLLM engine (CPU, Linux; installs 3.4 GB)
 	$(VENV_VLLM)/bin/python -m pytest -m vllm $(ARGS)
 
-test-vllm-oldest: $(VENV_VLLM_OLDEST)/.test ## run the same tests on the oldest vLLM (another 3.4 GB)
-	$(VENV_VLLM_OLDEST)/bin/python -m pytest -m vllm $(ARGS)
+test-vllm-oldest: $(VENV_VLLM_OLDEST)/.test ## run those of what an engine answers on the oldest vLLM (another 3.4 GB)
+	$(VENV_VLLM_OLDEST)/bin/python -m pytest -m vllm $(or $(ARGS),tests/engine/test_vllm_embedded.py tests/engine/test_vllm_same_answers.py)
 
 test-llamacpp: $(VENV_LLAMACPP)/.test ## run the tests that drive llama.cpp's server (builds it: about 5 minutes, needs a C++ compiler)
 	$(VENV_LLAMACPP)/bin/python -m pytest -m llamacpp $(ARGS)
