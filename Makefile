@@ -15,8 +15,6 @@ VENV_BENCH := .venv-bench
 PY         := $(VENV)/bin/python
 VLLM_PYTHON_VERSION := 3.11
 VLLM_NEWEST := 0.32.0
-# The oldest release on the torch that the newest one takes. 0.26.0 wants torch 2.11.0+cpu: VLLM_OLDEST=0.26.0 tests it
-# where PyTorch's CPU index can be reached.
 VLLM_OLDEST := 0.27.0
 ARGS       :=
 PROVIDER   :=
@@ -24,7 +22,7 @@ PROVIDER   :=
 # Without bytecode every start compiles the dependencies again.
 PIP_INSTALL = env -u PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-quick test-vllm test-vllm-oldest test-llamacpp check lint types floors format docs docs-serve bench mutation simulation clean distclean
+.PHONY: help demo test test-quick test-vllm test-vllm-oldest test-llamacpp resolve check lint types floors format docs docs-serve bench mutation simulation clean distclean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -37,7 +35,7 @@ test: $(VENV)/.test ## run the tests
 	$(PY) -m pytest $(ARGS)
 
 test-quick: $(VENV)/.test ## run the tests that take no more than a few seconds each
-	$(PY) -m pytest -m 'not slow and not vllm and not llamacpp and not gpu' $(ARGS)
+	$(PY) -m pytest -m 'not slow and not vllm and not llamacpp and not gpu and not network' $(ARGS)
 
 test-vllm: $(VENV_VLLM)/.test ## run the tests that drive a real vLLM engine (CPU, Linux; installs 3.4 GB)
 	$(VENV_VLLM)/bin/python -m pytest -m vllm $(ARGS)
@@ -47,6 +45,9 @@ test-vllm-oldest: $(VENV_VLLM_OLDEST)/.test ## run those of what an engine answe
 
 test-llamacpp: $(VENV_LLAMACPP)/.test ## run the tests that drive llama.cpp's server (builds it: about 5 minutes, needs a C++ compiler)
 	$(VENV_LLAMACPP)/bin/python -m pytest -m llamacpp $(ARGS)
+
+resolve: $(VENV)/.test ## see whether the extras resolve as users install them (asks the package indexes)
+	$(PY) -m pytest -m network $(ARGS)
 
 check: lint types floors docs ## style, types, import floors, docs
 
