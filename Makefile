@@ -22,7 +22,7 @@ PROVIDER   :=
 # Without bytecode every start compiles the dependencies again.
 PIP_INSTALL = env -u PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-quick test-vllm test-vllm-oldest test-llamacpp resolve check lint types floors format docs docs-serve bench mutation simulation clean distclean
+.PHONY: help demo test test-quick test-vllm test-vllm-oldest test-ray test-llamacpp resolve check lint types floors format docs docs-serve bench mutation simulation clean distclean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -42,6 +42,9 @@ test-vllm: $(VENV_VLLM)/.test ## run the tests that drive a real vLLM engine (CP
 
 test-vllm-oldest: $(VENV_VLLM_OLDEST)/.test ## run those of what an engine answers on the oldest vLLM (another 3.4 GB)
 	$(VENV_VLLM_OLDEST)/bin/python -m pytest -m vllm $(or $(ARGS),tests/engine/test_vllm_embedded.py tests/engine/test_vllm_same_answers.py)
+
+test-ray: $(VENV_VLLM)/.ray ## run the engine on a Ray of this machine (adds Ray to the environment of test-vllm)
+	$(VENV_VLLM)/bin/python -m pytest -m vllm tests/engine/test_ray.py $(ARGS)
 
 test-llamacpp: $(VENV_LLAMACPP)/.test ## run the tests that drive llama.cpp's server (builds it: about 5 minutes, needs a C++ compiler)
 	$(VENV_LLAMACPP)/bin/python -m pytest -m llamacpp $(ARGS)
@@ -126,6 +129,11 @@ $(VENV_VLLM)/.test $(VENV_VLLM_OLDEST)/.test: pyproject.toml
 	@echo "Installing the library and what the tests need into $(@D) …"
 	@echo "(pip reports torchvision, torchaudio and torchcodec as missing: they are left out on purpose)"
 	@$(PIP_INSTALL) $(@D)/bin/python -m pip install -q -e '.[test]'
+	@touch $@
+
+$(VENV_VLLM)/.ray: $(VENV_VLLM)/.test
+	@echo "Installing Ray into $(@D) …"
+	@$(PIP_INSTALL) $(@D)/bin/python -m pip install -q -e '.[test,ray]'
 	@touch $@
 
 $(VENV_LLAMACPP)/.llamacpp:
