@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from typing import Any, Generic, TypeVar, cast
 from weakref import WeakKeyDictionary
 
@@ -101,9 +102,13 @@ class Crossing:
         return Channel(post)
 
     def soon(self, function: Callable[..., object], *args: Any) -> bool:
-        """Call ``function(*args)`` on the engine's loop soon; False if that has ended."""
+        """Call ``function(*args)`` on the engine's loop soon; False if that has ended.
+
+        It runs in a context of its own: the caller's says on which kind of event loop it is, and a caller's on trio
+        would have the application wait on trio there.
+        """
         try:
-            self.home.call_soon_threadsafe(function, *args)
+            self.home.call_soon_threadsafe(function, *args, context=Context())
         except RuntimeError:
             return False
         return True
