@@ -17,7 +17,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from llmprod import VLLM, StructuredOutputs
+from llmprod import VLLM
 from tests.engine.engines import OTHER_MODEL, engine, tool
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -125,10 +125,8 @@ def local(tiny_model: Path, adapters: dict[str, str]) -> Iterator[VLLM]:
 
 @pytest.fixture(scope="session")
 def thinking(tiny_model: Path) -> Iterator[VLLM]:
-    """An engine that thinks, and whose schemas hold for the thinking too, so that a test can script it."""
-    provider = engine(
-        tiny_model, reasoning_parser="deepseek_r1", structured_outputs=StructuredOutputs(enable_in_reasoning=True)
-    )
+    """An engine that thinks."""
+    provider = engine(tiny_model, reasoning_parser="qwen3")
     anyio.run(provider.start)
     yield provider
     anyio.run(provider.stop)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 FIELDS = ["id", "name", "kind", "size", "tags", "owner", "flag", "at", "parts", "note"]
+FORMATS = ["uuid"]  # of the others, xgrammar lets more through than they are: 001.002.003.004, or February 30
 PATTERNS = ["^[a-z]{2,5}$", "^[0-9]{4}-[0-9]{2}$", "^(on|off)$", "^#[0-9a-f]{6}$"]
 WORDS = ["red", "green", "blue", "north", "south", "yes", "no", "maybe", "alpha", "omega"]
 
@@ -36,7 +37,19 @@ def _object(chance: random.Random, depth: int, definitions: dict[str, Any] | Non
 
 
 def _value(chance: random.Random, depth: int, definitions: dict[str, Any]) -> dict[str, Any]:
-    kinds = ["string", "enum", "integer", "boolean", "null", "const", "pattern", "bounded", "choice"]
+    kinds = [
+        "string",
+        "enum",
+        "integer",
+        "boolean",
+        "null",
+        "const",
+        "pattern",
+        "bounded",
+        "choice",
+        "number",
+        "format",
+    ]
     if depth < 3:
         kinds += ["object", "array", "array", "union", "ref", "optional"]
     kind = chance.choice(kinds)
@@ -60,6 +73,11 @@ def _value(chance: random.Random, depth: int, definitions: dict[str, Any]) -> di
         }
     if kind == "bounded":
         return {"type": "integer", "exclusiveMinimum": 0, "maximum": chance.choice([9, 99, 1000])}
+    if kind == "number":
+        low = chance.randint(-5, 5)
+        return {"type": "number", "minimum": low, "maximum": low + chance.randint(1, 90)}
+    if kind == "format":
+        return {"type": "string", "format": chance.choice(FORMATS)}
     if kind == "choice":
         return {"enum": [1, 2, 3, "four", None][: chance.randint(2, 5)]}
     if kind == "object":
@@ -72,5 +90,6 @@ def _value(chance: random.Random, depth: int, definitions: dict[str, Any]) -> di
     if kind == "optional":
         return {"anyOf": [_value(chance, depth + 1, definitions), {"type": "null"}]}
     name = f"def{len(definitions)}"
-    definitions[name] = {"type": "string", "maxLength": 6}  # its place is taken before it may refer to others
+    definitions[name] = {}  # its place is taken before it refers to others
+    definitions[name] = _value(chance, depth + 1, definitions)
     return {"$ref": f"#/$defs/{name}"}
