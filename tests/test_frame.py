@@ -1,8 +1,10 @@
 """The project's frame: what the repository contains, and what a built package does."""
 
+import ast
 import importlib.metadata
 import re
 import subprocess
+import sys
 import tomllib
 import zipfile
 from collections.abc import Iterator
@@ -135,6 +137,30 @@ def test_only_what_a_call_needs_is_required() -> None:
     required = {re.match(r"[\w.-]+", need)[0] for need in PROJECT["dependencies"]}
     imported = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
     assert required <= set(re.findall(r"^\s*(?:import|from) (\w+)", imported, re.MULTILINE))
+
+
+def at_once(tree: ast.Module) -> Iterator[str]:
+    """Names of what a module imports as it is imported itself."""
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            yield from (name.name.partition(".")[0] for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield str(node.module).partition(".")[0]
+
+
+def test_what_is_imported_at_once_is_required() -> None:
+    """The tests' environment has more packages than a user's: an import that works here may fail there."""
+    required = {re.match(r"[\w.-]+", need)[0] for need in PROJECT["dependencies"]}
+    ours = {"llmprod", "pydantic_core", *sys.stdlib_module_names}  # pydantic-core is the other half of pydantic
+    source = ROOT / "src" / "llmprod"
+    found = {
+        f"{path.relative_to(source)}: {name}"
+        for path in source.rglob("*.py")
+        if path.relative_to(source).parts[0] != "testing"  # has an extra of its own
+        for name in at_once(ast.parse(path.read_text(encoding="utf-8")))
+        if name not in required | ours
+    }
+    assert not found
 
 
 def test_scripts_are_executable() -> None:

@@ -16,16 +16,15 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
+from llmprod._loops import post, running_loop, spawn
 from llmprod.batch.checkpoint import Checkpoint
 from llmprod.batch.codec import digest, encoded
 from llmprod.batch.inputs import END, Feed
 from llmprod.batch.meter import Meter
-from llmprod.batch.owner import leaf, spawn
 from llmprod.batch.records import BatchItem, BatchResult, item_of
 from llmprod.batch.signal import Signal
 from llmprod.clock import Clock
 from llmprod.errors import ClientClosed, ForkedProcess, InvalidArgument, InvalidOutput
-from llmprod.providers._later import running_loop
 from llmprod.request import GenerateRequest, Request
 from llmprod.response import Response
 
@@ -106,7 +105,7 @@ class Engine:
             self._scope = anyio.CancelScope()
             self._loop = running_loop()
             self.meter.begin()
-            spawn(self._own)
+            spawn(self._loop, self._own)
 
     @property
     def window(self) -> int:
@@ -168,10 +167,7 @@ class Engine:
         if scope is None or self.done:
             return
         self._closed = self._stopped = True
-        try:
-            (getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon)(scope.cancel)
-        except RuntimeError:  # the loop has ended, and its tasks with it
-            pass
+        post(loop, scope.cancel)  # a loop that has ended took its tasks with it
 
     # ---- the background task ----------------------------------------------------------------------------------------
 
@@ -186,7 +182,7 @@ class Engine:
                         await self._pump(group)
                     outer.cancel_scope.cancel()
         except BaseException as error:
-            failure = leaf(error)
+            failure = _leaf(error)
             if failure is None:
                 raise  # cancelled from outside: the event loop is ending
             self._failed(failure)
@@ -325,3 +321,11 @@ def _parsed(result: BatchResult, request: Request) -> BatchResult:
         return replace(result, parsed=schema.parse(result.text))
     except InvalidOutput as error:
         return replace(result, error=error)
+
+
+def _leaf(error: BaseException) -> BaseException | None:
+    """Return the first exception that is no cancellation, in a group or not; None where there is none."""
+    if isinstance(error, BaseExceptionGroup):
+        several = cast("BaseExceptionGroup[BaseException]", error).exceptions
+        return next((found for found in map(_leaf, several) if found is not None), None)
+    return None if isinstance(error, anyio.get_cancelled_exc_class()) else error

@@ -10,12 +10,12 @@ from typing import Any
 
 import httpx
 
+from llmprod._loops import running_loop
 from llmprod.errors import InvalidArgument
 from llmprod.providers._http import Engine, HeaderList, HTTPOptions, Reply, check_address, check_headers
 from llmprod.providers._http_errors import raise_ours
 from llmprod.providers._httpx_pool import Body, PoolEngine
 from llmprod.providers._httpx_reply import GeneratorReply
-from llmprod.providers._later import running_loop
 
 __all__ = ["ClientEngine", "httpx_engine"]
 

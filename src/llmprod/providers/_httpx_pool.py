@@ -16,12 +16,12 @@ import anyio
 import httpcore
 import httpx
 
+from llmprod._loops import running_loop
 from llmprod.errors import ConnectTimeout
 from llmprod.providers._asyncio_net import AsyncioBackend
 from llmprod.providers._http import HeaderList, HTTPOptions, Reply, check_address, check_headers
 from llmprod.providers._http_errors import raise_ours
 from llmprod.providers._httpx_reply import GeneratorReply
-from llmprod.providers._later import running_loop
 
 __all__ = ["PoolEngine"]
 

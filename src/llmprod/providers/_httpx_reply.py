@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+from llmprod._loops import close_later
 from llmprod.providers._http_errors import is_transport, raise_ours
 from llmprod.providers._inflate import Inflater, inflater
-from llmprod.providers._later import close_later
 
 __all__ = ["GeneratorReply"]
 

@@ -18,11 +18,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from llmprod._loops import close_later, running_loop
 from llmprod.errors import InvalidArgument, ReadError
 from llmprod.providers._http import HeaderList, HTTPOptions, Reply, check_address, check_headers
 from llmprod.providers._http_errors import is_transport, raise_ours
 from llmprod.providers._inflate import Inflater, inflater
-from llmprod.providers._later import close_later, running_loop
 
 if TYPE_CHECKING:
     from pyreqwest.client import Client

@@ -7,14 +7,15 @@ a wake-up for each token, 32 streams spend more time in waking than in decoding.
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any, Generic, TypeVar, cast
-from weakref import WeakKeyDictionary
 
 import anyio
-from anyio.lowlevel import current_token
+
+from llmprod._loops import post, running_loop
 
 __all__ = ["Channel", "Crossing"]
 
@@ -24,11 +25,11 @@ T = TypeVar("T")
 class _Post:
     """The way from the engine's loop to one caller's."""
 
-    __slots__ = ("_batch", "_home", "_post")
+    __slots__ = ("_batch", "_caller", "_home")
 
     def __init__(self, home: asyncio.AbstractEventLoop, caller: Any) -> None:
         self._home = home
-        self._post: Callable[..., object] = getattr(caller, "call_soon_threadsafe", None) or caller.run_sync_soon
+        self._caller = weakref.ref(caller)  # the key of a weak mapping, which its value must not keep alive
         self._batch: list[tuple[Channel[Any], Any]] = []
 
     def send(self, channel: Channel[Any], item: Any) -> None:
@@ -38,10 +39,9 @@ class _Post:
 
     def _flush(self) -> None:
         batch, self._batch = self._batch, []
-        try:
-            self._post(_arrive, batch)
-        except RuntimeError:  # asyncio and trio both say so of a loop that has ended: nobody waits there any more
-            pass
+        caller = self._caller()
+        if caller is not None:
+            post(caller, _arrive, batch)  # where the loop has ended nobody waits any more
 
 
 def _arrive(batch: list[tuple[Channel[Any], Any]]) -> None:
@@ -91,11 +91,11 @@ class Crossing:
 
     def __init__(self, home: asyncio.AbstractEventLoop) -> None:
         self.home: asyncio.AbstractEventLoop = home
-        self._posts: WeakKeyDictionary[Any, _Post] = WeakKeyDictionary()
+        self._posts: weakref.WeakKeyDictionary[Any, _Post] = weakref.WeakKeyDictionary()
 
     def channel(self) -> Channel[Any]:
         """Return a channel that ends at the running event loop."""
-        caller = current_token().native_token
+        caller = running_loop()
         post = self._posts.get(caller)
         if post is None:
             post = self._posts[caller] = _Post(self.home, caller)
