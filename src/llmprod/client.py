@@ -240,8 +240,8 @@ class Client(BaseClient):
         """Close the connections. Calls made after it raise :class:`ClientClosed`."""
         if not self._closed:
             self._closed = True
-            if self._loop is not None:
-                self._loop.run(self._close)
+            if self._loop is not None or self._held:  # an engine is held from the start, a loop from the first call
+                self._run(self._close)
 
     async def aclose(self) -> None:
         """Close the connections, on the background loop; called at the interpreter's exit."""

@@ -136,3 +136,31 @@ def test_an_interrupt_cancels_the_call():
         client.close()
     """)
     assert (done.returncode, done.stdout.strip()) == (0, "interrupted simulated:small"), done.stderr
+
+
+class Held(Echo):
+    """An engine: stopped when it is closed and nobody holds it."""
+
+    def __init__(self):
+        self.holders = set()
+        self.stopped = 0
+
+    def held_by(self, holder):
+        self.holders.add(id(holder))
+
+    def released_by(self, holder):
+        self.holders.discard(id(holder))
+
+    async def aclose(self):
+        self.stopped += not self.holders
+
+
+def test_an_engine_is_held_by_each_client_and_stopped_by_the_last_even_one_that_never_called():
+    engine = Held()
+    first, second = Client(engine), Client(engine)
+    assert len(engine.holders) == 2
+    first.generate("Hi")
+    first.close()
+    assert (len(engine.holders), engine.stopped) == (1, 0)
+    second.close()
+    assert (len(engine.holders), engine.stopped) == (0, 1)

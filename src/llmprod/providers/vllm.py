@@ -106,7 +106,6 @@ class VLLM(HTTPProvider):
             base_url=_ADDRESS,
             capabilities=self._known_capabilities(None),
         )
-        self._served = model
 
     # ---- what it is -------------------------------------------------------------------------------------------------
 
@@ -120,7 +119,7 @@ class VLLM(HTTPProvider):
         if name not in known:
             raise InvalidArgument("adapter", repr(name)[:60], ", ".join(known) or "none: pass them as loras={name: …}")
         made = copy.copy(self)
-        made._served = made.model = name
+        made.model = name
         made._name = f"vllm:{name}"
         made._codec = ChatCodec(name, _PROFILE)
         weakref.finalize(made, Engine.stop_unheld, self._engine).atexit = False
@@ -129,7 +128,7 @@ class VLLM(HTTPProvider):
     @property
     def identity(self) -> Hashable:
         """The engine and the adapter."""
-        return ("vllm", id(self._engine), self._served)
+        return ("vllm", id(self._engine), self.model)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -222,10 +221,8 @@ class VLLM(HTTPProvider):
     @property
     def state(self) -> EngineState:
         """``cold``, ``starting``, ``ready``, ``dead`` (to be started again), ``failed``, ``stopping``, ``stopped``."""
-        current = self._engine.current
-        if self._engine.state == "ready" and (current is None or current.dead):
-            return "dead"
-        return self._engine.state
+        engine = self._engine
+        return "dead" if engine.state == "ready" and engine.running is None else engine.state
 
     @property
     def start_times(self) -> StartTimes | None:

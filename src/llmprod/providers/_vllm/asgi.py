@@ -71,9 +71,7 @@ class _Exchange:
 
     def died(self) -> None:
         """The engine is gone: tell the reader, whatever the application makes of it."""
-        if not self._told:
-            self._told = True
-            self._channel.send(EngineDied())
+        self._tell(EngineDied())
         self.leave()
 
     async def _run(self) -> None:

@@ -1,16 +1,16 @@
 """The one place that knows where vLLM keeps things. Nothing is imported before :func:`load` is called.
 
 Of vLLM's parts those are used whose paths and names have lasted (``AsyncLLM``, ``AsyncEngineArgs``, ``SamplingParams``,
-``PoolingParams``, ``LoRARequest``, ``StatLoggerBase``), and the three functions that make its own OpenAI-compatible
-application. Those have moved and changed signatures: every known path is tried, and a function is called with those of
-the values at hand that it names.
+``LoRARequest``, ``StatLoggerBase``), and the three functions that make its own OpenAI-compatible application. Those
+have moved and changed signatures: every known path is tried, and a function is called with those of the values at hand
+that it names.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from llmprod.errors import EngineStartFailed, InvalidArgument
@@ -33,9 +33,6 @@ _PATHS: dict[str, tuple[str, ...]] = {
     "AsyncEngineArgs": ("vllm.engine.arg_utils",),
     "StatLoggerBase": ("vllm.v1.metrics.loggers",),
     "SamplingParams": ("vllm.sampling_params",),
-    "RequestOutputKind": ("vllm.sampling_params",),
-    "StructuredOutputsParams": ("vllm.sampling_params",),
-    "PoolingParams": ("vllm.pooling_params",),
     "LoRARequest": ("vllm.lora.request",),
 }
 _PARSERS = {
@@ -110,8 +107,3 @@ def call_with(function: Callable[..., Any], **have: Any) -> Any:
     """Call ``function`` with those of ``have`` that it takes: vLLM adds parameters and drops them."""
     names = inspect.signature(function).parameters
     return function(**{name: value for name, value in have.items() if name in names})
-
-
-def sampling_fields(modules: VLLMModules) -> Sequence[str]:
-    """Return the names that the release's SamplingParams takes."""
-    return list(inspect.signature(modules.SamplingParams).parameters)

@@ -96,6 +96,12 @@ class Engine:
         home.check()
         return home
 
+    @property
+    def running(self) -> Incarnation | None:
+        """The incarnation that takes calls now; None where there is none, or where it has just died."""
+        current = self.current
+        return current if self.state == "ready" and current is not None and not current.dead else None
+
     # ---- for callers, on any loop -----------------------------------------------------------------------------------
 
     async def ready(self, context: Context | None = None) -> Incarnation:
@@ -109,17 +115,14 @@ class Engine:
             InvalidArgument: an option is wrong.
             ForkedProcess: it belongs to another process.
         """
-        current = self.current
-        if self.state == "ready" and current is not None and not current.dead:
-            self.home.check()
-            return current
         home = self.home
+        if (current := self.running) is not None:
+            return current
         channel: Channel[None] = home.crossing.channel()
         home.crossing.soon(self._enter, channel)
         try:
             while True:
-                current = self.current
-                if self.state == "ready" and current is not None and not current.dead:
+                if (current := self.running) is not None:
                     return current
                 if self.state == "failed" and self.failure is not None:
                     raise _again(self.failure)
@@ -161,7 +164,7 @@ class Engine:
         self._waiting.add(channel)
         if self.state in ("cold", "stopped"):
             self._begin(0.0)
-        elif self.state == "ready" and self.current is not None and self.current.dead:
+        elif self.state == "ready" and self.running is None:
             self._died()
         channel.send(None)
 

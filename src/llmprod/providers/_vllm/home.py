@@ -31,11 +31,6 @@ class Home:
         self.loop.run_forever()
 
     @property
-    def here(self) -> bool:
-        """The running thread is the engine's own."""
-        return threading.current_thread() is self.thread
-
-    @property
     def is_forked(self) -> bool:
         """This process is a fork of the one that the thread runs in."""
         return os.getpid() != self.pid

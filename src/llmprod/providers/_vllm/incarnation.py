@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import threading
 import time
 import types
@@ -225,12 +226,6 @@ class Incarnation:
         self._exchanges.discard(exchange)
         self.meter.call_ended()
 
-    @property
-    def adapters(self) -> dict[str, Any]:
-        """The LoRA requests by name."""
-        found: dict[str, Any] = self.app.state.openai_serving_models.lora_requests
-        return found
-
     # ---- end ------------------------------------------------------------------------------------------------------
 
     def fail_all(self) -> None:
@@ -243,8 +238,7 @@ class Incarnation:
         if self.closed:
             return
         self.closed = True
-        for exchange in list(self._exchanges):
-            exchange.died()
+        self.fail_all()
         engine, self.engine = self.engine, None
         if engine is not None:
             # On this loop and nowhere else: vLLM's output handler belongs to it.
@@ -278,7 +272,7 @@ async def _gone(pids: list[int], patience: float = 5.0) -> None:
     for pid in pids:
         if _runs(pid):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, 9)
+                os.kill(pid, signal.SIGKILL)
 
 
 def _runs(pid: int) -> bool:
