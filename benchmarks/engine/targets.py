@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import json
 import os
 import socket
@@ -13,6 +14,7 @@ import time
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -106,22 +108,21 @@ def threads(local: VLLM, concurrency: int):
     return ask
 
 
+def server_module() -> str:
+    """Return the module of the installed release's server, which has moved in 0.30; vLLM is not imported for it."""
+    names = ("vllm.entrypoints.launchers.api_server.entry", "vllm.entrypoints.openai.api_server")
+    root = Path(next(iter(importlib.util.find_spec("vllm").submodule_search_locations)))
+    return next(name for name in names if root.joinpath(*name.split(".")[1:]).with_suffix(".py").exists())
+
+
 @contextlib.contextmanager
 def server(model: str, options: list[str]) -> Iterator[str]:
     """Run ``vllm serve`` with the same model; yields its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    for module in ("vllm.entrypoints.launchers.api_server.entry", "vllm.entrypoints.openai.api_server"):
-        found = subprocess.run(
-            [sys.executable, "-c", f"import importlib.util as u, sys; sys.exit(u.find_spec({module!r}) is None)"],
-            capture_output=True,
-            check=False,
-        )
-        if found.returncode == 0:
-            break
     command = [
-        sys.executable, "-m", module, "--model", model, "--served-model-name", "m", "--host", "127.0.0.1",
+        sys.executable, "-m", server_module(), "--model", model, "--served-model-name", "m", "--host", "127.0.0.1",
         "--port", str(port), *options,
     ]  # fmt: skip
     env = {**os.environ, "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_KVCACHE_SPACE": "1"}
@@ -146,12 +147,9 @@ def server(model: str, options: list[str]) -> Iterator[str]:
 @contextlib.asynccontextmanager
 async def openai_sdk(url: str) -> AsyncIterator[Any]:
     """Yield how to ask the server through OpenAI's own SDK, given ``stream``."""
-    import httpx
     from openai import AsyncOpenAI
 
-    limits: dict[str, Any] = {"max_retries": 2, "timeout": 600}
-    assert httpx
-    async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none", **limits) as sdk:
+    async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none", timeout=600) as sdk:
 
         def asker(stream: bool):
             async def ask(number: int, tokens: int) -> tuple[int, float | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import socket
@@ -17,6 +16,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from benchmarks.engine.targets import server_module
 from llmprod import VLLM
 from tests.engine.engines import OTHER_MODEL, engine, tool
 
@@ -65,18 +65,11 @@ def _serve(command: list[str], port: int, log: Path, ready: str, env: dict[str, 
             server.wait()
 
 
-def _entry() -> str:
-    """Return the module of the installed release's server: it has moved in 0.30."""
-    names = ("vllm.entrypoints.launchers.api_server.entry", "vllm.entrypoints.openai.api_server")
-    root = Path(next(iter(importlib.util.find_spec("vllm").submodule_search_locations)))  # without importing it
-    return next(name for name in names if root.joinpath(*name.split(".")[1:]).with_suffix(".py").exists())
-
-
 def _vllm(model: Path, log: Path, *options: str) -> Iterator[str]:
     port = _free_port()
     env = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = [
-        sys.executable, "-m", _entry(), "--model", str(model),
+        sys.executable, "-m", server_module(), "--model", str(model),
         "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--enforce-eager",
         "--max-model-len", "2048", *options,
     ]  # fmt: skip

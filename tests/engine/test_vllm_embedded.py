@@ -23,20 +23,19 @@ from llmprod import (
     EngineStartFailed,
     Failover,
     InvalidArgument,
-    Message,
     NotFound,
     OutputSchema,
     Static,
     TextDelta,
     ThinkingDelta,
     Tool,
-    ToolCallDone,
     UnsupportedParameter,
     describe,
     standard,
 )
 from tests.engine.engines import engine, sober, tool
 from tests.engine.schemas import schemas
+from tests.engine.weather import WEATHER, asks_for_the_weather
 
 # What vLLM and torch warn of inside this process is theirs; ours stay errors.
 pytestmark = [
@@ -52,24 +51,12 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-WEATHER = Tool(
-    name="get_weather",
-    description="Weather of a city",
-    parameters={
-        "type": "object",
-        "properties": {"city": {"type": "string", "maxLength": 12}},
-        "required": ["city"],
-        "additionalProperties": False,
-    },
-    strict=False,
-)
 ANIMAL = {
     "type": "object",
     "properties": {"name": {"type": "string", "maxLength": 8}, "legs": {"type": "integer", "minimum": 0, "maximum": 8}},
     "required": ["name", "legs"],
     "additionalProperties": False,
 }
-CALL = '<tool_call>{"name": "get_weather", "arguments": {"city": "Oslo"}}</tool_call>'
 GREEDY: dict[str, Any] = {"max_tokens": 24, "temperature": 0}
 
 
@@ -200,30 +187,8 @@ async def test_tenants_share_no_prefix(local: VLLM, anyio_backend: str) -> None:
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 async def test_tool_call_by_vllms_own_parser(local: VLLM, stream: bool) -> None:
-    # The model is random; its words are scripted by a choice of one, and vLLM's parser makes a tool call of them.
-    options: dict[str, Any] = {
-        "tools": [WEATHER],
-        "tool_choice": "auto",
-        "max_tokens": 128,
-        "extra": body(structured_outputs={"choice": [CALL]}),
-    }
     async with AsyncClient(local) as client:
-        if stream:
-            async with client.stream("Weather in Oslo?", **options) as response:
-                done = [event async for event in response if isinstance(event, ToolCallDone)]
-            assert len(done) == 1
-        else:
-            response = await client.generate("Weather in Oslo?", **options)
-        (call,) = response.tool_calls
-        assert (call.name, call.input) == ("get_weather", {"city": "Oslo"})
-        assert response.finish_reason == "tool_calls"
-        turns = [
-            Message.user("Weather in Oslo?"),
-            Message.assistant(*response.parts),
-            Message.tool(call, {"sky": "grey"}),
-        ]
-        answer = await client.generate(turns, tools=[WEATHER], max_tokens=8)
-        assert answer.text
+        await asks_for_the_weather(client, "vllm", stream=stream)
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])

@@ -241,6 +241,17 @@ def alive(pid: int) -> bool:
         return False
 
 
+def left_of(pids: list[int]) -> list[int]:
+    """Wait until the processes have ended, ten seconds at most; end and return those that have not."""
+    limit = time.monotonic() + 10
+    while any(map(alive, pids)) and time.monotonic() < limit:
+        time.sleep(0.05)
+    left = [pid for pid in pids if alive(pid)]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    return left
+
+
 def run_script(model: Path, tmp_path: Path, end: str, method: str, *, how: str = "file") -> tuple[str, list[int]]:
     """Run a script without a ``__main__`` guard; return what it printed and the ids of its engine's processes."""
     source = textwrap.dedent(SCRIPT).format(model=str(model), method=method, end=ENDS[end])
@@ -262,13 +273,7 @@ def run_script(model: Path, tmp_path: Path, end: str, method: str, *, how: str =
 def test_no_process_is_left_behind(tiny_model: Path, tmp_path: Path, end: str) -> None:
     errors, pids = run_script(tiny_model, tmp_path, end, "fork")
     assert pids
-    limit = time.monotonic() + 10
-    while any(map(alive, pids)) and time.monotonic() < limit:
-        time.sleep(0.05)
-    left = [pid for pid in pids if alive(pid)]
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
-    assert left == []
+    assert left_of(pids) == []
     if end == "closed":
         assert "Traceback" not in errors
 
@@ -276,13 +281,7 @@ def test_no_process_is_left_behind(tiny_model: Path, tmp_path: Path, end: str) -
 @pytest.mark.parametrize(("end", "how"), [("SIGKILL", "file"), ("normally", "stdin"), ("SIGTERM", "-c")])
 def test_spawned_processes_need_no_guard_and_end_too(tiny_model: Path, tmp_path: Path, end: str, how: str) -> None:
     _, pids = run_script(tiny_model, tmp_path, end, "spawn", how=how)
-    limit = time.monotonic() + 10
-    while any(map(alive, pids)) and time.monotonic() < limit:
-        time.sleep(0.05)
-    left = [pid for pid in pids if alive(pid)]
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
-    assert left == []
+    assert left_of(pids) == []
 
 
 FORK = """
@@ -340,7 +339,4 @@ def test_in_a_notebook_and_when_its_kernel_is_killed(tiny_model: Path, tmp_path:
         assert pids
         assert all(map(alive, pids))
         os.kill(manager.provisioner.pid, signal.SIGKILL)
-        limit = time.monotonic() + 10
-        while any(map(alive, pids)) and time.monotonic() < limit:
-            time.sleep(0.05)
-        assert not any(map(alive, pids))
+        assert left_of(pids) == []

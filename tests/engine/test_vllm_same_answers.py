@@ -13,16 +13,11 @@ import pytest
 
 from llmprod import VLLM, AsyncClient, Message, OpenAICompatible, OutputSchema
 from tests.engine.engines import sober
-from tests.engine.test_vllm_embedded import CALL, WEATHER, release
+from tests.engine.test_vllm_embedded import ANIMAL, release
+from tests.engine.weather import CALL, WEATHER
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("default", "error:::llmprod")]
 
-ANIMAL = {
-    "type": "object",
-    "properties": {"name": {"type": "string", "maxLength": 8}, "legs": {"type": "integer", "minimum": 0, "maximum": 8}},
-    "required": ["name", "legs"],
-    "additionalProperties": False,
-}
 TALK = [Message.user("One?"), Message.assistant("Two."), Message.user("Three?")]
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "plain": ("Count.", {}),

@@ -20,26 +20,16 @@ from llmprod import (
     Client,
     ContextTooLong,
     ContinueText,
-    Message,
     NotFound,
     OpenAICompatible,
     Resume,
     Seam,
     TextDelta,
-    Tool,
-    ToolCallDone,
     standard,
 )
+from tests.engine.weather import asks_for_the_weather
 
 pytestmark = pytest.mark.vllm
-
-WEATHER = Tool(
-    name="get_weather",
-    description="Weather of a city",
-    parameters={"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-    strict=False,
-)
-CALL = '<tool_call>{"name": "get_weather", "arguments": {"city": "Oslo"}}</tool_call>'
 
 
 class Animal(BaseModel):
@@ -99,26 +89,8 @@ async def test_synchronous_client(vllm_server: str) -> None:
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 async def test_tool_call(vllm_server: str, stream: bool) -> None:
-    # The model is random; its words are scripted by a choice of one, and vLLM's own parser makes a tool call of them.
-    extra = {"vllm-server": {"structured_outputs": {"choice": [CALL]}}}
-    options: dict[str, Any] = {"tools": [WEATHER], "tool_choice": "auto", "max_tokens": 128, "extra": extra}
     async with chat(vllm_server) as client:
-        if stream:
-            async with client.stream("Weather in Oslo?", **options) as response:
-                done = [event async for event in response if isinstance(event, ToolCallDone)]
-            assert len(done) == 1
-        else:
-            response = await client.generate("Weather in Oslo?", **options)
-        (call,) = response.tool_calls
-        assert (call.name, call.input) == ("get_weather", {"city": "Oslo"})
-        assert response.finish_reason == "tool_calls"
-        turns = [
-            Message.user("Weather in Oslo?"),
-            Message.assistant(*response.parts),
-            Message.tool(call, {"sky": "grey"}),
-        ]
-        answer = await client.generate(turns, tools=[WEATHER], max_tokens=8)
-        assert answer.text
+        await asks_for_the_weather(client, "vllm-server", stream=stream)
 
 
 async def test_json_schema(vllm_server: str) -> None:
