@@ -57,6 +57,16 @@ def sober(model: Path | str) -> dict[str, int]:
     }
 
 
+def plain(model: Path | str) -> dict[str, int]:
+    """Return a ``logit_bias`` that keeps a random model to printable ASCII.
+
+    Half a character is shown as U+FFFD, and from that no engine gets back to the token that it said.
+    """
+    vocabulary: dict[str, int] = json.loads((Path(model) / "tokenizer.json").read_text("utf-8"))["model"]["vocab"]
+    printable = {*map(chr, range(0x21, 0x7F)), chr(0x120)}  # how byte-level BPE writes them, the blank last
+    return {str(number): -100 for word, number in vocabulary.items() if not set(word) <= printable}
+
+
 def processes(parent: int | None = None) -> list[int]:
     """Return the ids of the living processes below ``parent`` (this one), at any depth."""
     children: dict[int, list[int]] = {}

@@ -381,7 +381,7 @@ async def test_errors_are_classified_and_tell_no_prompt(local: VLLM) -> None:
         for caught in (too_long, bad):
             assert "secretword" not in str(caught.value) + repr(caught.value)
         assert caught.value.request_id
-        assert (await client.generate("Still there?", max_tokens=4)).text
+        assert (await client.generate("Still there?", max_tokens=4, extra=body(min_tokens=4))).usage.output == 4
 
 
 async def test_capabilities_are_the_models_own(local: VLLM, embedding: VLLM) -> None:
@@ -520,4 +520,4 @@ async def test_an_adapter_that_cannot_be_loaded_is_named_and_others_live(
     finally:
         await broken.stop()
     async with AsyncClient(local) as client:
-        assert (await client.generate("Still there?", max_tokens=4)).text
+        assert (await client.generate("Still there?", max_tokens=4, extra=body(min_tokens=4))).usage.output == 4
