@@ -42,4 +42,4 @@ async def asks_for_the_weather(client: AsyncClient, kind: str, *, stream: bool) 
         Message.tool(call, {"sky": "grey"}),
     ]
     answer = await client.generate(turns, tools=[WEATHER], max_tokens=8)
-    assert answer.text
+    assert answer.complete
