@@ -145,7 +145,7 @@ async def engine_is_killed(stack: Provider, engine: VLLM, *, rate: float = 10.0)
 def engine_processes(engine: VLLM) -> list[int]:
     """Ids of the engine's own processes."""
     current = engine._engine.current
-    return [] if current is None else list(current._pids)
+    return [] if current is None else list(current.pids)
 
 
 def _outage(what: str, traffic: Traffic, began: float, ended: float, taken: Call, back: Call) -> Outage:

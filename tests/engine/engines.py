@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +87,22 @@ def processes(parent: int | None = None) -> list[int]:
         found.append(one)
         left.extend(children.get(one, ()))
     return found
+
+
+def alive(pid: int) -> bool:
+    """Say whether the process runs: one that has ended and is not yet waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
+    except OSError:
+        return False
+
+
+def gone(pids: list[int]) -> None:
+    """Require that the processes end within seconds; end those that don't."""
+    limit = time.monotonic() + 10
+    while any(map(alive, pids)) and time.monotonic() < limit:
+        time.sleep(0.05)
+    left = [pid for pid in pids if alive(pid)]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert left == []

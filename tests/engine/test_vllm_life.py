@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from llmprod import (
@@ -28,7 +28,7 @@ from llmprod import (
     StreamInterrupted,
     standard,
 )
-from tests.engine.engines import ROOT, engine, processes
+from tests.engine.engines import alive, engine, processes
 
 # What vLLM and torch warn of inside this process is theirs; ours stay errors.
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("default", "error:::llmprod")]
@@ -48,7 +48,7 @@ def own(tiny_model: Path, request: pytest.FixtureRequest) -> Iterator[VLLM]:
 def kill_engine(provider: VLLM) -> None:
     current = provider._engine.current
     assert current is not None
-    for pid in current._pids:
+    for pid in current.pids:
         os.kill(pid, signal.SIGKILL)
 
 
@@ -198,149 +198,56 @@ async def test_what_vllm_refuses_is_told_quickly_and_by_name(tiny_model: Path, t
         await engine(tiny_model, engine_args={"no_such_argument": 1}).start()
     with pytest.raises(InvalidArgument, match="hermes"):
         await engine(tiny_model, tool_call_parser="hermez").start()
-    with pytest.raises(EngineStartFailed, match="configuration"):
+    with pytest.raises(InvalidArgument, match="model: got a path"):
+        engine(tmp_path / "nowhere" / "model")
+    with pytest.raises(EngineStartFailed, match=r"configuration.*awq"):
         await engine(tiny_model, quantization="awq").start()
-    failing = engine(tiny_model, engine_args={"block_size": 7})
-    with pytest.raises((EngineStartFailed, InvalidArgument)):
+    failing = engine(tiny_model, kv_cache_gib=100_000)
+    with pytest.raises(EngineStartFailed, match=r"engine: ValueError: .*memory.*100000"):
         await failing.start()
     assert failing.state == "failed"
-    with pytest.raises(EngineStartFailed):
+    with pytest.raises(EngineStartFailed, match="memory"):
         await AsyncClient(failing).generate("Hello.")
 
 
-# ---- its processes end with ours ------------------------------------------------------------------------------------
+async def test_killed_while_it_starts(tiny_model: Path) -> None:
+    provider = engine(tiny_model, seed=78)
+    old = set(processes())
 
-SCRIPT = """
-import os, signal, sys, threading, time
-print("runs", flush=True)
-from llmprod import VLLM, Client
-handlers = [signal.getsignal(number) for number in signal.valid_signals()]
-local = VLLM({model!r}, max_model_len=512, enforce_eager=True, kv_cache_gib=1, start_method={method!r}, progress=False)
-client = Client(local)
-answer = client.generate("Hello.", max_tokens=4, temperature=0)
-assert handlers == [signal.getsignal(number) for number in signal.valid_signals()], "a foreign signal handler"
-print("engine", *local._engine.current._pids, flush=True)
-{end}
-"""
-ENDS = {
-    "normally": "",
-    "closed": "client.close()",
-    "sys.exit": "sys.exit(3)",
-    "exception": "raise RuntimeError('on purpose')",
-    "os._exit": "os._exit(4)",
-    "SIGTERM": "os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)",
-    "SIGKILL": "os.kill(os.getpid(), signal.SIGKILL); time.sleep(60)",
-    "mid-stream": "stream = client.stream('Go on.', max_tokens=400); next(iter(stream)); os.kill(os.getpid(), 9)",
-}
+    def kill() -> None:
+        limit = time.monotonic() + 60
+        while time.monotonic() < limit:
+            for process in multiprocessing.active_children():
+                if process.name.startswith("EngineCore") and process.pid not in old:
+                    process.kill()
+                    return
+            time.sleep(0.01)
 
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
-    except OSError:
-        return False
+    async with anyio.create_task_group() as group:
+        group.start_soon(anyio.to_thread.run_sync, kill)
+        with pytest.raises(EngineStartFailed, match="engine: "):
+            await provider.start()
+    assert provider.state == "failed"
+    await provider.start()
+    async with AsyncClient(provider) as client:
+        assert (await client.generate("Hello.", max_tokens=4)).complete
+    pids = provider._engine.current.pids  # type: ignore[union-attr]
+    assert all(map(alive, pids))
+    del provider, client  # nobody can ask it any more
+    gc.collect()
+    await until(lambda: not any(map(alive, pids)))
 
 
-def left_of(pids: list[int]) -> list[int]:
-    """Wait until the processes have ended, ten seconds at most; end and return those that have not."""
-    limit = time.monotonic() + 10
-    while any(map(alive, pids)) and time.monotonic() < limit:
-        time.sleep(0.05)
-    left = [pid for pid in pids if alive(pid)]
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
-    return left
+async def test_two_engines_at_once(local: VLLM, tiny_model: Path) -> None:
+    other = engine(tiny_model, max_model_len=256, seed=79)
+    async with AsyncClient(local) as one, AsyncClient(other) as two, anyio.create_task_group() as group:
 
+        async def ask(client: AsyncClient) -> None:
+            for _ in range(3):
+                assert (await client.generate("Hello.", max_tokens=8)).complete
 
-def run_script(model: Path, tmp_path: Path, end: str, method: str, *, how: str = "file") -> tuple[str, list[int]]:
-    """Run a script without a ``__main__`` guard; return what it printed and the ids of its engine's processes."""
-    source = textwrap.dedent(SCRIPT).format(model=str(model), method=method, end=ENDS[end])
-    script = tmp_path / "script.py"
-    script.write_text(source)
-    command = {"file": [str(script)], "stdin": ["-"], "-c": ["-c", source]}[how]
-    done = subprocess.run(
-        [sys.executable, *command], input=source if how == "stdin" else None, capture_output=True, text=True,
-        timeout=180, env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, cwd=tmp_path,
-    )  # fmt: skip
-    lines = done.stdout.splitlines()
-    assert lines.count("runs") == 1, f"the script ran {lines.count('runs')} times\n{done.stderr[-3000:]}"
-    engines = [line for line in lines if line.startswith("engine ")]
-    assert engines, done.stderr[-3000:]
-    return done.stderr, [int(pid) for pid in engines[0].split()[1:]]
-
-
-@pytest.mark.parametrize("end", list(ENDS))
-def test_no_process_is_left_behind(tiny_model: Path, tmp_path: Path, end: str) -> None:
-    errors, pids = run_script(tiny_model, tmp_path, end, "fork")
-    assert pids
-    assert left_of(pids) == []
-    if end == "closed":
-        assert "Traceback" not in errors
-
-
-@pytest.mark.parametrize(("end", "how"), [("SIGKILL", "file"), ("normally", "stdin"), ("SIGTERM", "-c")])
-def test_spawned_processes_need_no_guard_and_end_too(tiny_model: Path, tmp_path: Path, end: str, how: str) -> None:
-    _, pids = run_script(tiny_model, tmp_path, end, "spawn", how=how)
-    assert left_of(pids) == []
-
-
-FORK = """
-import os
-from llmprod import VLLM, Client, ForkedProcess
-local = VLLM({model!r}, max_model_len=512, enforce_eager=True, kv_cache_gib=1, start_method="fork", progress=False)
-client = Client(local)
-client.generate("Hello.", max_tokens=4)
-child = os.fork()
-if child == 0:
-    try:
-        client.generate("Hello.", max_tokens=4)
-    except ForkedProcess:
-        os._exit(7)
-    os._exit(1)
-_, status = os.waitpid(child, 0)
-assert os.waitstatus_to_exitcode(status) == 7, status
-assert client.generate("Still here?", max_tokens=4).complete
-client.close()
-print("both are right")
-"""
-
-
-def test_a_forked_child_is_refused_and_the_parent_goes_on(tiny_model: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", FORK.format(model=str(tiny_model))], capture_output=True, text=True, timeout=120,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, cwd=tmp_path,
-    )  # fmt: skip
-    assert done.stdout.splitlines()[-1:] == ["both are right"], done.stderr[-3000:]
-
-
-def test_in_a_notebook_and_when_its_kernel_is_killed(tiny_model: Path, tmp_path: Path) -> None:
-    nbformat = pytest.importorskip("nbformat")
-    manager_of = pytest.importorskip("jupyter_client").KernelManager
-    client_of = pytest.importorskip("nbclient").NotebookClient
-    cells = [
-        (
-            "from llmprod import VLLM, AsyncClient\n"
-            f"local = VLLM({str(tiny_model)!r}, max_model_len=512, enforce_eager=True, kv_cache_gib=1)\n"
-            "client = AsyncClient(local)"
-        ),
-        "response = await client.generate('Hello.', max_tokens=4, temperature=0)\nprint(len(response.text) > 0)",
-        "print('engine', *local._engine.current._pids)",
-    ]
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    manager = manager_of(kernel_name="python3")
-    runner = client_of(notebook, km=manager, timeout=180, resources={"metadata": {"path": str(tmp_path)}})
-    with runner.setup_kernel(env={**os.environ, "PYTHONPATH": str(ROOT / "src")}):
-        for number, cell in enumerate(notebook.cells):
-            runner.execute_cell(cell, number)
-        said = ["".join(part.get("text", "") for part in cell.outputs) for cell in notebook.cells]
-        assert "True" in said[1]
-        assert "ready in" in said[1], "the start is told in the notebook"
-        pids = [int(pid) for pid in said[2].split()[1:]]
-        assert pids
-        assert all(map(alive, pids))
-        kernel, channels = manager.provisioner.process, runner.kc
-        kernel.kill()
-        kernel.wait()
-        assert left_of(pids) == []
-    channels.stop_channels()  # nbclient leaves what belongs to a dead kernel open
-    manager.cleanup_resources()
+        for client in (one, two) * 4:
+            group.start_soon(ask, client)
+    assert (local.state, other.state) == ("ready", "stopped"), "each by its own clients"
+    async with AsyncClient(local) as one:
+        assert (await one.generate("Still there?", max_tokens=4)).complete

@@ -113,3 +113,48 @@ def test_restarts_come_at_once_then_slower_then_never() -> None:
     for wrong in ({"attempts": -1}, {"within": 0}, {"first_wait": -1}, {"longest_wait": float("inf")}):
         with pytest.raises(InvalidArgument):
             RestartPolicy(**wrong)
+
+
+CALLS = st.lists(
+    st.tuples(st.sampled_from(["begin", "end", "step", "wait"]), st.floats(0.001, 2.0), st.integers(0, 40)), max_size=60
+)
+
+
+@given(CALLS)
+def test_busy_time_and_counts_only_grow_and_the_calls_pay_for_all_of_it(events: list[tuple[str, float, int]]) -> None:
+    """Calls that overlap in any way: what each token cost, summed over the steps, is the busy time."""
+    clock = HandClock()
+    meter = EngineMeter(clock=clock)
+    inside, busy, paid, last = 0, 0.0, 0.0, meter.mark()
+    for kind, seconds, tokens in events:
+        if kind == "begin":
+            meter.call_began()
+            inside += 1
+        elif kind == "end" and inside:
+            meter.call_ended()
+            inside -= 1
+        elif kind == "wait":
+            clock.time += seconds
+            busy += seconds if inside else 0.0
+        elif kind == "step" and inside and tokens:
+            meter.step(EngineStep(running=inside, generated_tokens=tokens))
+            mark = meter.mark()
+            paid += last.seconds_per_token(mark) * tokens
+            last = mark
+        stats, mark = meter.stats(), meter.mark()
+        assert meter.in_flight == stats.in_flight == inside
+        assert stats.busy_seconds == pytest.approx(busy)
+        assert (mark.busy, mark.tokens) >= (last.busy, last.tokens)
+        assert last.seconds_per_token(last) == 0.0
+        assert stats.tokens_per_second is None or stats.tokens_per_second >= 0
+        assert meter.waiting() >= 0
+    assert paid == pytest.approx(last.busy), "up to the last step"
+
+
+def test_an_engine_that_ended_runs_nothing() -> None:
+    meter = EngineMeter(clock=HandClock())
+    meter.call_began()
+    meter.step(EngineStep(running=5, waiting=7, kv_cache_use=0.5, generated_tokens=3))
+    meter.engine_ended()
+    stats = meter.stats()
+    assert (stats.running, stats.waiting, stats.kv_cache_use, stats.generated_tokens) == (0, 0, 0.0, 3)

@@ -204,6 +204,10 @@ class EngineMeter:
                 while busy - self._rate[0][0] > _WINDOW:
                     self._rate.popleft()
 
+    def engine_ended(self) -> None:
+        """Forget the levels: nothing runs or waits in an engine that is gone."""
+        self._steps.clear()
+
     # ---- read -----------------------------------------------------------------------------------------------------
 
     @property
@@ -213,11 +217,11 @@ class EngineMeter:
 
     def waiting(self) -> int:
         """Requests that wait for a place in the batch."""
-        return sum(step.waiting for step in self._steps.values()) if self._in_flight else 0
+        return sum(step.waiting for step in list(self._steps.values())) if self._in_flight else 0
 
     def kv_cache_use(self) -> float:
         """Share of the KV cache that is taken, of the fullest engine."""
-        return max((step.kv_cache_use for step in self._steps.values()), default=0.0) if self._in_flight else 0.0
+        return max((step.kv_cache_use for step in list(self._steps.values())), default=0.0) if self._in_flight else 0.0
 
     def mark(self) -> EngineMark:
         """Return a reading of busy time and tokens."""
@@ -234,9 +238,9 @@ class EngineMeter:
             rate = (self._generated - tokens) / (mark.busy - then) if mark.busy - then > 0.1 else None
         return EngineStats(
             in_flight=self._in_flight,
-            running=sum(step.running for step in self._steps.values()),
-            waiting=sum(step.waiting for step in self._steps.values()),
-            kv_cache_use=max((step.kv_cache_use for step in self._steps.values()), default=0.0),
+            running=sum(step.running for step in list(self._steps.values())),
+            waiting=sum(step.waiting for step in list(self._steps.values())),
+            kv_cache_use=max((step.kv_cache_use for step in list(self._steps.values())), default=0.0),
             prefix_cache_hit_rate=self._cached / self._queries if self._queries else None,
             prompt_tokens=self._prompt,
             cached_tokens=self._cached,

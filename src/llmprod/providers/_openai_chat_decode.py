@@ -91,7 +91,6 @@ class ChatDecoder(StreamDecoder):
                 self._plain
                 and not isinstance(chunk, list)
                 and "error" not in chunk
-                and chunk.get("usage") is None
                 and (choices := chunk.get("choices"))
             ):
                 choice = choices[0]
@@ -100,7 +99,12 @@ class ChatDecoder(StreamDecoder):
                     text = delta.get("content")
                     if type(text) is str and text:
                         self._texts.append(text)
-                        return (TextDelta(text, self._text_part or 0),)
+                        said = TextDelta(text, self._text_part or 0)
+                        told = chunk.get("usage")
+                        if told is None or (usage := usage_of(told)) is None:
+                            return (said,)
+                        self._usage = usage
+                        return said, UsageUpdate(usage)
             events: list[Event] = []
             told_by_name = name == b"error" and not is_error(chunk)
             self._chunk({"error": chunk} if told_by_name else chunk, "delta", events)

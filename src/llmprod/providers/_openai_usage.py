@@ -21,6 +21,8 @@ FINISH_REASONS: dict[str, FinishReason] = {
 """Chat's words for why an answer ended, in lower case. Where it is ``error``, the answer was cut and the decoder
 raises: what stands there is no answer, however much of one it looks like."""
 
+_PLAIN = {"prompt_tokens", "completion_tokens", "total_tokens"}
+
 
 def usage_of(raw: Any, tool_usage: Any = None) -> Usage | None:
     """Return usage in disjoint buckets, or None where ``raw`` tells none.
@@ -34,6 +36,10 @@ def usage_of(raw: Any, tool_usage: Any = None) -> Usage | None:
         tool_usage: the Responses API's count of its own tools' uses.
     """
     told = as_dict(raw)
+    if len(told) == len(_PLAIN) and told.keys() == _PLAIN and tool_usage is None:
+        prompt, completion = told["prompt_tokens"], told["completion_tokens"]  # as vLLM tells it with each token
+        if type(prompt) is int and type(completion) is int and prompt >= 0 and completion >= 0:
+            return Usage(input=prompt, output=completion)
     prompt = _count(told, "prompt_tokens", "input_tokens")
     completion = _count(told, "completion_tokens", "output_tokens")
     if prompt is None and completion is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import weakref
 from collections.abc import Hashable
 from dataclasses import replace
 from decimal import Decimal
@@ -98,7 +97,7 @@ class VLLM(HTTPProvider):
         self.drain: float = drain
         self.isolate_prefixes_by: str | None = isolate_prefixes_by
         self._engine = Engine.shared(self.options, restart or RestartPolicy(), progress=progress)
-        weakref.finalize(self, Engine.stop_unheld, self._engine).atexit = False
+        self._engine.used_by(self, drain)
         super().__init__(
             kind="vllm",
             model=model,
@@ -122,7 +121,7 @@ class VLLM(HTTPProvider):
         made.model = name
         made._name = f"vllm:{name}"
         made._codec = ChatCodec(name, _PROFILE)
-        weakref.finalize(made, Engine.stop_unheld, self._engine).atexit = False
+        self._engine.used_by(made, self.drain)
         return made
 
     @property
@@ -208,8 +207,8 @@ class VLLM(HTTPProvider):
 
     async def aclose(self) -> None:
         """Stop the engine, unless a client uses it or :meth:`start` has asked for it to be kept."""
-        if not self._engine.holders:
-            await self._engine.stop(self.drain)
+        if not self._engine.held:
+            await self._engine.stop(self.drain, unless_used=True)
 
     async def __aenter__(self) -> VLLM:
         return await self.start()
@@ -297,6 +296,8 @@ class VLLM(HTTPProvider):
         incarnation = await self._ready(context)
         request_id = uuid4().hex
         wire = self._wire(request, context)
+        if wire.body.get("prompt_logprobs") is not None:
+            incarnation.check_prompt_logprobs()
         headers = [*self._headers, ("x-request-id", request_id)]
         timing = incarnation.meter.watch(request_id)
         began = incarnation.meter.mark()

@@ -29,7 +29,7 @@ _ADDRESS = "http://vllm"
 class _Exchange:
     """One request inside the application; lives on the engine's loop."""
 
-    __slots__ = ("_body", "_channel", "_gone", "_scope", "_sent", "_task", "_told", "incarnation")
+    __slots__ = ("_answered", "_body", "_channel", "_gone", "_scope", "_sent", "_task", "_told", "incarnation")
 
     def __init__(
         self, incarnation: Incarnation, path: str, headers: HeaderList, body: bytes, channel: Channel[Any]
@@ -37,7 +37,7 @@ class _Exchange:
         self.incarnation = incarnation
         self._body = body
         self._channel = channel
-        self._sent = self._told = False
+        self._sent = self._answered = self._told = False
         self._gone: asyncio.Event | None = None
         self._task: asyncio.Task[None] | None = None
         self._scope = {
@@ -61,6 +61,9 @@ class _Exchange:
 
     def start(self) -> None:
         self._gone = asyncio.Event()
+        if self.incarnation.dead:  # since the caller looked; its application would wait for answers for ever
+            self.died()
+            return
         self.incarnation.entered(self)
         self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -71,7 +74,7 @@ class _Exchange:
 
     def died(self) -> None:
         """The engine is gone: tell the reader, whatever the application makes of it."""
-        self._tell(EngineDied())
+        self._tell(EngineDied(silent=not self._answered))
         self.leave()
 
     async def _run(self) -> None:
@@ -95,6 +98,7 @@ class _Exchange:
 
     async def _send(self, message: _Message) -> None:
         if message["type"] == "http.response.start":
+            self._answered = True
             self._channel.send((message["status"], message.get("headers", ())))
         elif message["type"] == "http.response.body":
             if message.get("body"):

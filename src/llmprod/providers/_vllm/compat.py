@@ -1,16 +1,16 @@
 """The one place that knows where vLLM keeps things. Nothing is imported before :func:`load` is called.
 
 Of vLLM's parts those are used whose paths and names have lasted (``AsyncLLM``, ``AsyncEngineArgs``, ``SamplingParams``,
-``LoRARequest``, ``StatLoggerBase``), and the three functions that make its own OpenAI-compatible application. Those
-have moved and changed signatures: every known path is tried, and a function is called with those of the values at hand
-that it names.
+``PoolingParams``, ``LoRARequest``, ``StatLoggerBase``), and the three functions that make its own OpenAI-compatible
+application. Those have moved and changed signatures: every known path is tried, and a function is called with those of
+the values at hand that it names.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llmprod.errors import EngineStartFailed, InvalidArgument
@@ -33,7 +33,11 @@ _PATHS: dict[str, tuple[str, ...]] = {
     "AsyncEngineArgs": ("vllm.engine.arg_utils",),
     "StatLoggerBase": ("vllm.v1.metrics.loggers",),
     "SamplingParams": ("vllm.sampling_params",),
+    "RequestOutputKind": ("vllm.sampling_params",),
+    "StructuredOutputsParams": ("vllm.sampling_params",),
+    "PoolingParams": ("vllm.pooling_params",),
     "LoRARequest": ("vllm.lora.request",),
+    "parse_model_prompt": ("vllm.renderers.inputs.preprocess", "vllm.inputs"),
 }
 _PARSERS = {
     "tool": (("vllm.tool_parsers", "ToolParserManager"), ("vllm.entrypoints.openai.tool_parsers", "ToolParserManager")),
@@ -107,3 +111,8 @@ def call_with(function: Callable[..., Any], **have: Any) -> Any:
     """Call ``function`` with those of ``have`` that it takes: vLLM adds parameters and drops them."""
     names = inspect.signature(function).parameters
     return function(**{name: value for name, value in have.items() if name in names})
+
+
+def sampling_fields(modules: VLLMModules) -> Sequence[str]:
+    """Return the names that the release's SamplingParams takes."""
+    return list(inspect.signature(modules.SamplingParams).parameters)

@@ -3,6 +3,9 @@
     cold → starting → ready → dead → starting → …       stopping → stopped, from which it can be started anew
                  ↘ failed (given up; start() tries again)
 
+An engine that dies is started again by its policy, and so is one whose new start fails; the very first start is tried
+once, since what fails it is a wrong option more often than not.
+
 All changes of state happen on the engine's own loop, so no lock is needed; callers on other loops read the state, and
 those who wait are told each change through their channels.
 """
@@ -10,19 +13,23 @@ those who wait are told each change through their channels.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
+import contextvars
+import copy
 import logging
+import os
 import threading
 import time
+import weakref
 from collections.abc import Coroutine
 from typing import Any, Literal
 from weakref import WeakSet, WeakValueDictionary
 
 from llmprod.context import Context
-from llmprod.errors import EngineNotReady, EngineStartFailed, LLMProdError
+from llmprod.errors import EngineNotReady, EngineStartFailed, InvalidArgument, LLMProdError
 from llmprod.mechanisms.engine_meter import EngineMeter
 from llmprod.mechanisms.restart import RestartPolicy, Restarts
+from llmprod.providers._vllm.at_exit import living, watch_exit
 from llmprod.providers._vllm.crossing import Channel
 from llmprod.providers._vllm.home import Home
 from llmprod.providers._vllm.incarnation import Incarnation, first_line
@@ -38,7 +45,6 @@ _EXIT_GRACE = 5.0
 _DRAIN_LOOK = 0.02
 _log = logging.getLogger("llmprod")
 _engines: WeakValueDictionary[EngineOptions, Engine] = WeakValueDictionary()
-_running: set[Engine] = set()
 _registry = threading.Lock()
 
 
@@ -68,8 +74,13 @@ class Engine:
         self._home: Home | None = None
         self._waiting: set[Channel[None]] = set()
         self._task: asyncio.Task[None] | None = None
+        self._starting: Incarnation | None = None
+        self._stopping: asyncio.Task[None] | None = None
+        self._stop_by: float = 0.0
+        self._refuses: bool = False
         self._errands: set[asyncio.Task[None]] = set()
         self._making = threading.Lock()
+        self._providers: set[object] = set()
 
     @classmethod
     def shared(cls, options: EngineOptions, restart: RestartPolicy, *, progress: bool) -> Engine:
@@ -93,6 +104,7 @@ class Engine:
                 home = self._home
                 if home is None:
                     home = self._home = Home("llmprod-vllm")
+                    weakref.finalize(self, home.close).atexit = False
         home.check()
         return home
 
@@ -124,9 +136,10 @@ class Engine:
             while True:
                 if (current := self.running) is not None:
                     return current
-                if self.state == "failed" and self.failure is not None:
-                    raise _again(self.failure)
-                if self.state == "stopping":
+                failure = self.failure
+                if self.state == "failed" and failure is not None:
+                    raise _again(failure)
+                if self.state == "stopping" and self._refuses:
                     raise EngineNotReady(provider="vllm", detail="being stopped")
                 if context is not None and context.alternatives:
                     raise EngineNotReady(provider="vllm", detail=self._doing(), retry_after=self._left())
@@ -135,22 +148,42 @@ class Engine:
             home.crossing.soon(self._waiting.discard, channel)
 
     async def start(self) -> Incarnation:
-        """Start it and wait; after a failure it is tried anew."""
-        await self.home.crossing.call(self._retry_failed)
+        """Start it and wait; after a failure it is tried anew, and one that is being stopped is started after that."""
+        await self.home.crossing.call(self._start_by_hand)
         return await self.ready()
 
-    async def stop(self, grace: float) -> None:
-        """Let what is running end within ``grace`` seconds, then stop the engine; nothing to do if none runs."""
-        if self._home is not None and not self._home.is_forked:
-            await self._home.crossing.call(self._stop, grace)
+    async def stop(self, grace: float, *, unless_used: bool = False) -> None:
+        """Let what is running end within ``grace`` seconds, then stop the engine; nothing to do if none runs.
 
-    def stop_unheld(self) -> None:
-        """Stop it soon if nobody uses it any more; for finalisers."""
-        if self._home is not None and not self._home.is_forked and not self.holders:
-            self._home.crossing.soon(self._stop_soon)
+        A caller that stops waiting does not stop the stop. With ``unless_used`` it is called off if somebody comes to
+        use the engine before it has ended.
+        """
+        if self._home is not None and not self._home.is_forked:
+            await self._home.crossing.call(self._stop, grace, unless_used)
+
+    def used_by(self, provider: object, grace: float) -> None:
+        """Stop it when ``provider`` and all others are gone, and nobody holds it."""
+        token = object()
+        self._providers.add(token)
+        weakref.finalize(provider, self._lost, token, grace).atexit = False
+
+    def _lost(self, token: object, grace: float) -> None:
+        self._providers.discard(token)
+        if self._home is not None and not self._home.is_forked and not self._providers:
+            self._home.crossing.soon(self._stop_soon, grace)
+
+    @property
+    def held(self) -> bool:
+        """Somebody holds it; what is being collected does not count."""
+        while True:
+            try:
+                return any(True for _ in self.holders)
+            except RuntimeError:  # changed by another thread
+                continue
 
     def _doing(self) -> str:
-        return {"starting": "starting", "dead": "starting again"}.get(self.state, "not started yet")
+        doing = {"starting": "starting", "dead": "starting again", "stopping": "being stopped"}
+        return doing.get(self.state, "not started yet")
 
     def _left(self) -> float | None:
         """Guess how many seconds the start still takes, by how long the last one took."""
@@ -158,7 +191,7 @@ class Engine:
             return 1.0 if self.state in ("starting", "dead", "cold", "stopped") else None
         return round(max(1.0, self._began + self.last_start - time.monotonic()), 3)
 
-    # ---- on its own loop --------------------------------------------------------------------------------------------
+    # ---- on its own loop: starting --------------------------------------------------------------------------------
 
     def _enter(self, channel: Channel[None]) -> None:
         self._waiting.add(channel)
@@ -168,7 +201,9 @@ class Engine:
             self._died()
         channel.send(None)
 
-    async def _retry_failed(self) -> None:
+    async def _start_by_hand(self) -> None:
+        if self._stopping is not None:
+            await asyncio.shield(self._stopping)
         if self.state in ("failed", "cold", "stopped"):
             self.restarts.forget()
             self._begin(0.0)
@@ -178,44 +213,58 @@ class Engine:
         for channel in self._waiting:
             channel.send(None)
 
-    def _begin(self, wait: float) -> None:
+    def _begin(self, wait: float, *, again: bool = False) -> None:
+        watch_exit()
         self.failure = None
-        self._to("starting")
         self._began = time.monotonic() + wait
-        self._task = asyncio.get_running_loop().create_task(self._live(wait))
+        self._task = _task(self._live(wait, again))
+        if not wait:
+            self._to("starting")
 
-    async def _live(self, wait: float) -> None:
-        """Start an incarnation and watch over it until it dies."""
-        await asyncio.sleep(wait)
-        incarnation = Incarnation(self.home.crossing, self.meter)
-        line = StartLine(self.options.model, shown=self.progress, again=self.restarts.total > 0)
+    async def _live(self, wait: float, again: bool) -> None:
+        """Start an incarnation, after ``wait`` seconds, and watch over it until it dies."""
+        if wait:
+            await asyncio.sleep(wait)
+            self._to("starting")
+        incarnation = self._starting = Incarnation(self.home.crossing, self.meter)
+        living.add(self)
+        line = StartLine(self.options.model, shown=self.progress, again=again)
         try:
             await incarnation.start(self.options, line.step)
-        except LLMProdError as error:
-            line.failed()
-            self._gave_up(error)
-            return
         except BaseException as error:
             line.failed()
-            failure = EngineStartFailed(provider="vllm", detail=first_line(error))
-            failure.__cause__ = error
-            self._gave_up(failure)
+            self._start_failed(error if isinstance(error, LLMProdError) else _start_failure(error), again)
             if not isinstance(error, Exception):
                 raise
             return
+        finally:
+            self._starting = None
         self.last_start = incarnation.times.total
         self.current = incarnation
-        _running.add(self)
-        _stop_at_exit()
         line.ready(incarnation.times)
         self._to("ready")
-        while not incarnation.dead:  # noqa: ASYNC110 - another process's state
+        while not incarnation.dead:
             await asyncio.sleep(_LOOK)
+            incarnation.trim()
         self._died()
 
-    def _gave_up(self, error: LLMProdError) -> None:
-        self.failure = error
+    def _start_failed(self, failure: LLMProdError, again: bool) -> None:
+        wait = None
+        if again and not isinstance(failure, InvalidArgument):  # it has run before: what ails it may pass
+            wait = self.restarts.died()
+        if wait is None:
+            self._give_up(failure)
+            return
+        _log.error("the embedded vLLM engine could not be started again; the next try is in %.3g s", wait)
+        self._to("dead")
+        self._begin(wait, again=True)
+
+    def _give_up(self, failure: LLMProdError) -> None:
+        self.failure = failure
+        living.discard(self)
         self._to("failed")
+
+    # ---- dying ------------------------------------------------------------------------------------------------------
 
     def _died(self) -> None:
         """The running incarnation is dead: tell its callers, and start another if the policy allows."""
@@ -230,60 +279,109 @@ class Engine:
         self._to("dead")
         wait = self.restarts.died()
         _log.error(
-            "the embedded vLLM engine died; %s",
+            "the embedded vLLM engine died (%s); %s",
+            incarnation.epitaph(),
             "it is given up" if wait is None else f"starting it again in {wait:.3g} s",
         )
-        self._soon(self._bury(incarnation, wait))
+        self._task = _task(self._bury(incarnation, wait))
 
     async def _bury(self, incarnation: Incarnation, wait: float | None) -> None:
         await incarnation.stop()
-        if self.state != "dead":
-            return
         if wait is None:
             policy = self.restarts.policy
-            self._gave_up(
-                EngineStartFailed(
-                    provider="vllm",
-                    detail=f"it died and was given up after {policy.attempts} restarts in {policy.within:g} s",
-                )
-            )
+            often = f"after {policy.attempts} restarts in {policy.within:g} s" if policy.attempts else "at once"
+            detail = f"it died ({incarnation.epitaph()}) and was given up {often}"
+            self._give_up(EngineStartFailed(provider="vllm", detail=detail))
         else:
-            self._begin(wait)
+            self._begin(wait, again=True)
 
-    async def _stop(self, grace: float) -> None:
+    # ---- stopping ---------------------------------------------------------------------------------------------------
+
+    async def _stop(self, grace: float, unless_used: bool) -> None:
+        end = time.monotonic() + grace
+        if self._stopping is None:
+            self._stop_by, self._refuses = end, not unless_used
+            self._stopping = _task(self._shut())
+            self._stopping.add_done_callback(self._has_stopped)
+        else:
+            self._stop_by = min(self._stop_by, end)
+            self._refuses |= not unless_used
+        await asyncio.shield(self._stopping)
+
+    def _has_stopped(self, _: object) -> None:
+        self._stopping = None
+        if self.state == "stopped" and self._waiting and not self._refuses:
+            self._begin(0.0)
+        self._refuses = False
+
+    async def _shut(self) -> None:
         while self.state == "starting":  # noqa: ASYNC110 - vLLM can't be interrupted while it loads a model
             await asyncio.sleep(_DRAIN_LOOK)
         incarnation = self.current
-        if self.state not in ("ready", "dead") or incarnation is None:
+        if self.state == "ready" and incarnation is not None:
+            self._to("stopping")
+            while self.meter.in_flight and not incarnation.dead and time.monotonic() < self._stop_by:
+                await asyncio.sleep(_DRAIN_LOOK)
+                if self._wanted:
+                    self._to("ready")
+                    if incarnation.dead:
+                        self._died()
+                    return
+            self.current = None
+            await self._end_task()
+            await incarnation.stop()
+        elif self.state == "dead":
+            self._to("stopping")
+            await self._end_task()
+        else:
             return
-        self._to("stopping")
-        end = time.monotonic() + grace
-        while self.meter.in_flight and not incarnation.dead and time.monotonic() < end:  # noqa: ASYNC110 - another process's state
-            await asyncio.sleep(_DRAIN_LOOK)
-        self.current = None
-        if self._task is not None:
-            self._task.cancel()
-            self._task = None
-        await incarnation.stop()
-        _running.discard(self)
+        living.discard(self)
         self._to("stopped")
 
-    def _soon(self, errand: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(errand)
-        self._errands.add(task)  # the loop alone would not keep it alive
-        task.add_done_callback(self._errands.discard)
+    @property
+    def _wanted(self) -> bool:
+        return not self._refuses and (self.held or bool(self._waiting))
 
-    def _stop_soon(self) -> None:
-        if not self.holders:
-            self._soon(self._stop(0.0))
+    async def _end_task(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    def _stop_soon(self, grace: float) -> None:
+        if not self.held and not self._providers:
+            task = _task(self._stop(grace, True))
+            self._errands.add(task)  # the loop alone would not keep it alive
+            task.add_done_callback(self._errands.discard)
 
     def stop_at_exit(self) -> None:
         """Stop it from the main thread as the interpreter exits."""
         home = self._home
-        if home is None or home.is_forked or self.state not in ("ready", "dead"):
+        if home is None or home.is_forked:
             return
-        with contextlib.suppress(Exception):
-            asyncio.run_coroutine_threadsafe(self._stop(_EXIT_GRACE), home.loop).result(_EXIT_GRACE + 10)
+        starting = self._starting
+        if starting is not None:  # its loop is busy, and multiprocessing would wait for what it has started
+            starting.abandon()
+        elif self.state in ("ready", "dead", "stopping"):
+            with contextlib.suppress(Exception):
+                stopping = asyncio.run_coroutine_threadsafe(self._stop(_EXIT_GRACE, False), home.loop)
+                stopping.result(_EXIT_GRACE + 10)
+
+    def disown(self) -> None:
+        """Leave it to the process that this one was forked from."""
+        if self.current is not None:
+            self.current.disown()
+
+
+def _task(errand: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Run it in a context of its own: the one of whoever has called first would live as long as the engine."""
+    return asyncio.get_running_loop().create_task(errand, context=contextvars.Context())
+
+
+def _start_failure(error: BaseException) -> EngineStartFailed:
+    failure = EngineStartFailed(provider="vllm", detail=first_line(error))
+    failure.__cause__ = error
+    return failure
 
 
 def _running_task() -> asyncio.Task[Any] | None:
@@ -295,24 +393,14 @@ def _running_task() -> asyncio.Task[Any] | None:
 
 def _again(error: LLMProdError) -> LLMProdError:
     """Return an error for one more caller: each gets an exception of its own, with the first one's cause."""
-    if isinstance(error, EngineStartFailed):
-        told = EngineStartFailed(provider=error.provider, model=error.model, detail=error.detail)
-        told.__cause__ = error.__cause__
-        return told
-    return error
+    told = copy.copy(error)
+    told.__cause__ = error.__cause__
+    return told
 
 
-_exit_registered = False
+def _after_fork() -> None:
+    global _registry  # noqa: PLW0603
+    _registry = threading.Lock()  # another thread may have held it
 
 
-def _stop_at_exit() -> None:
-    """Register once, and after multiprocessing has: its own exit handler would end the engine's processes first."""
-    global _exit_registered  # noqa: PLW0603
-    if not _exit_registered:
-        _exit_registered = True
-        atexit.register(_stop_all)
-
-
-def _stop_all() -> None:
-    for engine in list(_running):
-        engine.stop_at_exit()
+os.register_at_fork(after_in_child=_after_fork)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 
@@ -29,6 +30,13 @@ class Home:
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
+        self.loop.close()
+
+    def close(self) -> None:
+        """End the loop and with it the thread; from any thread, when nothing runs there any more."""
+        if not self.is_forked:
+            with contextlib.suppress(RuntimeError):
+                self.loop.call_soon_threadsafe(self.loop.stop)
 
     @property
     def is_forked(self) -> bool:

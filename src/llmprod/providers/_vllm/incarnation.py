@@ -7,30 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
-import threading
 import time
 import types
-import warnings
-from collections.abc import Callable, Generator, Mapping
-from typing import Any
+import weakref
+from collections.abc import Callable, Generator
+from typing import Any, Protocol
 
-from llmprod.errors import EngineStartFailed, LLMProdError
+from llmprod.errors import EngineStartFailed, LLMProdError, UnsupportedParameter
 from llmprod.mechanisms.engine_meter import EngineMeter
 from llmprod.provider import Capabilities
-from llmprod.providers._vllm import child
-from llmprod.providers._vllm.asgi import _Exchange
 from llmprod.providers._vllm.compat import VLLMModules, call_with, load
 from llmprod.providers._vllm.crossing import Crossing
 from llmprod.providers._vllm.options import EngineOptions
+from llmprod.providers._vllm.output import Output
+from llmprod.providers._vllm.processes import Processes, kill_starting
 from llmprod.providers._vllm.signals import step_logger
+from llmprod.providers._vllm.surroundings import Surroundings, booting, surroundings
 
 __all__ = ["Incarnation", "StartTimes", "first_line"]
-
-_booting = threading.Lock()
-"""vLLM writes into ``os.environ`` while it starts, so engines start one at a time."""
-_starter: int | None = None
 
 
 class StartTimes:
@@ -61,6 +55,14 @@ class StartTimes:
         return f"<StartTimes {self.total:.1f} s: {', '.join(steps)}>"
 
 
+class Underway(Protocol):
+    """A request that is under way."""
+
+    def died(self) -> None:
+        """Tell its reader that the engine died."""
+        ...
+
+
 class Incarnation:
     """An engine that has been started.
 
@@ -86,8 +88,10 @@ class Incarnation:
         self.times: StartTimes = StartTimes()
         self.closed: bool = False
         self.capabilities: Capabilities | None = None
-        self._exchanges: set[_Exchange] = set()
-        self._pids: list[int] = []
+        self._exchanges: set[Underway] = set()
+        self._processes: Processes = Processes(None)
+        self._output: Output | None = None
+        self._abandoned: bool = False
 
     # ---- start ----------------------------------------------------------------------------------------------------
 
@@ -98,57 +102,63 @@ class Incarnation:
             InvalidArgument: an option that this release doesn't have, or that vLLM refuses.
             EngineStartFailed: anything else.
         """
-        global _starter  # noqa: PLW0603
-        with _booting:
-            _starter = threading.get_ident()
-            environment = _Environment()
-            environment.set({"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}, unless_set=True)
-            environment.set({**dict(options.env), "LLMPROD_ENGINE_PARENT": str(os.getpid())})
+        with booting(), surroundings(dict(options.env)) as around:
+            self._output = around.output
             try:
-                # vLLM and torch warn of their own affairs, which would end a start where warnings are errors.
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    await self._start(options, tell, environment)
+                await self._start(options, tell, around)
+            except BaseException:
+                await self.stop()
+                raise
             finally:
-                environment.restore()
-                _starter = None
+                if around.output is not None:
+                    around.output.started()
 
-    async def _start(self, options: EngineOptions, tell: Callable[[str], None], environment: _Environment) -> None:
+    async def _start(self, options: EngineOptions, tell: Callable[[str], None], around: Surroundings) -> None:
         step, times = _Stopwatch(), self.times
         tell("importing vLLM")
         self.modules = modules = load()
         if modules.on_cpu:
-            environment.set(options.cpu_environment())
+            around.set(options.cpu_environment())
         times.import_vllm = step()
         tell("reading the model's configuration")
-        with _failing("configuration"):
+        with self._failing("configuration"):
             args = self._arguments(options, modules)
             engine_args = modules.AsyncEngineArgs.from_cli_args(args)
             self.config = engine_args.create_engine_config()
         times.configure = step()
         if options.start_method != "auto":  # after the configuration: the CPU platform sets it there
-            environment.set({"VLLM_WORKER_MULTIPROC_METHOD": options.start_method})
+            around.set({"VLLM_WORKER_MULTIPROC_METHOD": options.start_method})
         tell("loading the model")
-        with _failing("engine"), _own_main():
+        with self._failing("engine"):
+            if self._abandoned:
+                raise RuntimeError("this process is ending")
             self.engine = modules.AsyncLLM.from_vllm_config(
                 self.config, stat_loggers=[step_logger(modules, self.meter)], disable_log_stats=True
             )
-        self._pids = _engine_pids(self.engine)
+        self._processes = Processes(self.engine)
         times.engine = step()
         tell("building its application")
+        with self._failing("application"):
+            await self._build_app(args, modules)
+        await self._load_adapters(options, modules)
+        times.application = step()
+        if options.warm:
+            tell("warming up")
+            with self._failing("first request"):
+                await self._warm()
+            times.warm = step()
+
+    @contextlib.contextmanager
+    def _failing(self, step: str) -> Generator[None]:
+        """Make whatever vLLM raises an error that names the step, and the reason that its processes gave."""
         try:
-            with _failing("application"):
-                await self._build_app(args, modules)
-            await self._load_adapters(options, modules)
-            times.application = step()
-            if options.warm:
-                tell("warming up")
-                with _failing("first request"):
-                    await self._warm()
-                times.warm = step()
-        except BaseException:
-            await self.stop()
+            yield
+        except LLMProdError:
             raise
+        except Exception as error:
+            told = self._output.exception() if self._output is not None else None
+            reason = first_line(error) if told is None else f"{told[0]}: {told[1][:300]}"
+            raise EngineStartFailed(provider="vllm", detail=f"{step}: {reason}") from error
 
     def _arguments(self, options: EngineOptions, modules: VLLMModules) -> Any:
         args = modules.parsed_arguments()
@@ -216,15 +226,43 @@ class Incarnation:
         engine = self.engine
         return self.closed or engine is None or bool(engine.errored)
 
-    def entered(self, exchange: _Exchange) -> None:
-        """Note a request inside the application."""
+    def entered(self, exchange: Underway) -> None:
+        """Note a request inside the engine or its application."""
         self._exchanges.add(exchange)
         self.meter.call_began()
 
-    def left(self, exchange: _Exchange) -> None:
-        """Note its end."""
-        self._exchanges.discard(exchange)
-        self.meter.call_ended()
+    def left(self, exchange: Underway) -> None:
+        """Note its end; more than once is once."""
+        if exchange in self._exchanges:
+            self._exchanges.discard(exchange)
+            self.meter.call_ended()
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The ids of its processes."""
+        return self._processes.pids
+
+    def trim(self) -> None:
+        """Drop what its processes have printed, once it is much."""
+        if self._output is not None:
+            self._output.trim()
+
+    @property
+    def adapters(self) -> dict[str, Any]:
+        """The LoRA requests by name."""
+        found: dict[str, Any] = self.app.state.openai_serving_models.lora_requests
+        return found
+
+    def check_prompt_logprobs(self) -> None:
+        """Refuse log probabilities of a prompt where computing them would end the engine.
+
+        With adapters, the CPU build takes the prompt's rows for as many requests as are in the batch, and fails.
+
+        Raises:
+            UnsupportedParameter: they can't be had here.
+        """
+        if self.config.lora_config is not None and self.modules.on_cpu:
+            raise UnsupportedParameter("vllm", ("prompt_logprobs with adapters on vLLM's CPU build",))
 
     # ---- end ------------------------------------------------------------------------------------------------------
 
@@ -233,20 +271,52 @@ class Incarnation:
         for exchange in list(self._exchanges):
             exchange.died()
 
+    def epitaph(self) -> str:
+        """Say in a few words how it ended; no message of vLLM's, which could quote a request."""
+        told = self._output.exception() if self._output is not None else None
+        return self._processes.end() or (told[0] if told is not None else "it says that it can't go on")
+
     async def stop(self) -> None:
         """End the engine's processes; what is still running in it is given up."""
         if self.closed:
             return
         self.closed = True
-        self.fail_all()
+        for exchange in list(self._exchanges):
+            exchange.died()
+            self.left(exchange)
         engine, self.engine = self.engine, None
         if engine is not None:
             # On this loop and nowhere else: vLLM's output handler belongs to it.
             with contextlib.suppress(Exception):
                 engine.shutdown()
         del engine
+        self.meter.engine_ended()
         await asyncio.sleep(0)
-        await _gone(self._pids)
+        await self._processes.gone()
+        if self._output is not None:
+            self._output.close()
+
+    def abandon(self) -> None:
+        """Give up a start, from another thread: this process is ending."""
+        self._abandoned = True
+        kill_starting()
+
+    def disown(self) -> None:
+        """Leave it to the process that this one was forked from: nothing that vLLM does at an end is done here."""
+        self._processes.disown()
+        engine, self.engine = self.engine, None
+        core = getattr(engine, "engine_core", None)
+        manager = getattr(getattr(core, "resources", None), "engine_manager", None)
+        for owner in (core, manager):
+            finalizer = getattr(owner, "_finalizer", None)
+            if isinstance(finalizer, weakref.finalize):
+                finalizer.detach()
+        if engine is not None:
+            _disowned.append(engine.__dict__)
+            engine.__dict__ = {}  # its __del__ finds nothing to shut down
+
+
+_disowned: list[object] = []
 
 
 class _Stopwatch:
@@ -258,42 +328,6 @@ class _Stopwatch:
         return self._last - last
 
 
-def _engine_pids(engine: Any) -> list[int]:
-    """Return the ids of the processes that the engine started, as far as it tells."""
-    manager = getattr(getattr(getattr(engine, "engine_core", None), "resources", None), "engine_manager", None)
-    return [process.pid for process in getattr(manager, "processes", ()) if process.pid]
-
-
-async def _gone(pids: list[int], patience: float = 5.0) -> None:
-    """Wait until the processes have ended, and end those that don't."""
-    end = time.monotonic() + patience
-    while any(_runs(pid) for pid in pids) and time.monotonic() < end:  # noqa: ASYNC110 - another process's state
-        await asyncio.sleep(0.02)
-    for pid in pids:
-        if _runs(pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as stat:
-            return stat.read().rpartition(b")")[2].split()[:1] != [b"Z"]
-    except OSError:
-        return False
-
-
-@contextlib.contextmanager
-def _failing(step: str) -> Generator[None]:
-    """Make whatever vLLM raises an error that names the step."""
-    try:
-        yield
-    except LLMProdError:
-        raise
-    except Exception as error:
-        raise EngineStartFailed(provider="vllm", detail=f"{step}: {first_line(error)}") from error
-
-
 def first_line(error: BaseException) -> str:
     """Say what went wrong at the root, in one line."""
     root = error
@@ -301,56 +335,5 @@ def first_line(error: BaseException) -> str:
         root = root.__cause__
     lines = [line.strip() for line in str(root).splitlines() if line.strip()]
     if len(lines) > 1 and "validation error" in lines[0]:  # pydantic's: which field, then what is wrong with it
-        lines = [" ".join(lines[1:3])]
+        lines = [" ".join(lines[1:3]).partition(" [type=")[0]]
     return f"{type(root).__name__}: {lines[0][:300] if lines else 'no message'}"
-
-
-class _Environment:
-    """Sets what vLLM reads from the environment while it starts, and takes it back; what vLLM sets there stays."""
-
-    def __init__(self) -> None:
-        self._before: dict[str, str | None] = {}
-
-    def set(self, values: Mapping[str, str], *, unless_set: bool = False) -> None:
-        for name, value in values.items():
-            if not (unless_set and name in os.environ):
-                self._before.setdefault(name, os.environ.get(name))
-                os.environ[name] = value
-
-    def restore(self) -> None:
-        for name, value in self._before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-@contextlib.contextmanager
-def _own_main() -> Generator[None]:
-    """Give spawned processes a main module of ours instead of the application's, which they would run again."""
-    import multiprocessing.spawn as spawn
-
-    original = spawn.get_preparation_data
-
-    def prepared(name: str) -> dict[str, Any]:
-        data = original(name)
-        if threading.get_ident() == _starter:
-            data.pop("init_main_from_path", None)
-            data["init_main_from_name"] = child.__name__
-        return data
-
-    spawn.get_preparation_data = prepared
-    try:
-        yield
-    finally:
-        spawn.get_preparation_data = original
-
-
-def _after_fork() -> None:
-    global _booting  # noqa: PLW0603
-    if threading.get_ident() == _starter:
-        child.end_with_parent(None)
-    _booting = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_after_fork)
