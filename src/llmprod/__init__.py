@@ -149,6 +149,7 @@ if TYPE_CHECKING:
     from llmprod.provider import Capabilities as Capabilities
     from llmprod.provider import Provider as Provider
     from llmprod.providers._http import HTTPOptions as HTTPOptions
+    from llmprod.providers._vllm.completion_stream import CompletionStream as CompletionStream
     from llmprod.providers._vllm.engine import EngineState as EngineState
     from llmprod.providers._vllm.incarnation import StartTimes as StartTimes
     from llmprod.providers._vllm.options import EngineOptions as EngineOptions
@@ -161,6 +162,15 @@ if TYPE_CHECKING:
     from llmprod.providers._vllm.records import Parallel as Parallel
     from llmprod.providers._vllm.records import Speculative as Speculative
     from llmprod.providers._vllm.records import StructuredOutputs as StructuredOutputs
+    from llmprod.providers._vllm.sampling import Sampling as Sampling
+    from llmprod.providers._vllm.sampling import Structured as Structured
+    from llmprod.providers._vllm.token_records import Classified as Classified
+    from llmprod.providers._vllm.token_records import Completion as Completion
+    from llmprod.providers._vllm.token_records import CompletionChoice as CompletionChoice
+    from llmprod.providers._vllm.token_records import CompletionDelta as CompletionDelta
+    from llmprod.providers._vllm.token_records import Ranked as Ranked
+    from llmprod.providers._vllm.token_records import Score as Score
+    from llmprod.providers._vllm.token_records import ScoredToken as ScoredToken
     from llmprod.providers.anthropic import Anthropic as Anthropic
     from llmprod.providers.google import Google as Google
     from llmprod.providers.openai import OpenAI as OpenAI
@@ -400,6 +410,7 @@ _HOME = {
         "Provider",
     ),
     "providers._http": ("HTTPOptions",),
+    "providers._vllm.completion_stream": ("CompletionStream",),
     "providers._vllm.engine": ("EngineState",),
     "providers._vllm.incarnation": ("StartTimes",),
     "providers._vllm.options": ("EngineOptions",),
@@ -413,6 +424,19 @@ _HOME = {
         "Parallel",
         "Speculative",
         "StructuredOutputs",
+    ),
+    "providers._vllm.sampling": (
+        "Sampling",
+        "Structured",
+    ),
+    "providers._vllm.token_records": (
+        "Classified",
+        "Completion",
+        "CompletionChoice",
+        "CompletionDelta",
+        "Ranked",
+        "Score",
+        "ScoredToken",
     ),
     "providers.anthropic": ("Anthropic",),
     "providers.google": ("Google",),

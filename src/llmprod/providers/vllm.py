@@ -35,6 +35,8 @@ from llmprod.providers._vllm.asgi import InMemory
 from llmprod.providers._vllm.engine import Engine, EngineState
 from llmprod.providers._vllm.incarnation import Incarnation, StartTimes
 from llmprod.providers._vllm.options import EngineKeywords, EngineOptions
+from llmprod.providers._vllm.score_methods import ScoreMethods
+from llmprod.providers._vllm.token_methods import TokenMethods
 from llmprod.providers.openai_chat import ChatCodec
 from llmprod.request import GenerateRequest, Request
 from llmprod.response import Outcome, Response
@@ -47,13 +49,15 @@ _HOUR = Decimal(3600)
 _SHOWN = 0.001
 
 
-class VLLM(HTTPProvider):
+class VLLM(HTTPProvider, TokenMethods, ScoreMethods):
     """A model in an engine of this process: ``VLLM("Qwen/Qwen3-8B", max_model_len=8192)``.
 
     The engine is started at the first call, or by :meth:`start`, and shared: providers and clients of the same options
     have one engine together. It is stopped when the last client that uses it is closed (one that was started by hand
     waits for :meth:`stop`), and at the interpreter's exit.
     Calls may come from any thread and event loop, asyncio's or trio's.
+
+    Besides what every provider does, it takes and gives tokens: :meth:`complete`, :meth:`tokenize`, :meth:`score` …
 
     Args:
         model: a model's name on Hugging Face, or a folder.
