@@ -36,7 +36,7 @@ def usage_of(raw: Any, tool_usage: Any = None) -> Usage | None:
         tool_usage: the Responses API's count of its own tools' uses.
     """
     told = as_dict(raw)
-    if len(told) == len(_PLAIN) and told.keys() == _PLAIN and tool_usage is None:
+    if tool_usage is None and {name for name, value in told.items() if value is not None} == _PLAIN:
         prompt, completion = told["prompt_tokens"], told["completion_tokens"]  # as vLLM tells it with each token
         if type(prompt) is int and type(completion) is int and prompt >= 0 and completion >= 0:
             return Usage(input=prompt, output=completion)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from llmprod.errors import EngineDied, ReadError
 from llmprod.providers._http import HeaderList
+from llmprod.providers._vllm.intake import Passage
 
 if TYPE_CHECKING:
     from llmprod.providers._vllm.crossing import Channel
@@ -29,7 +30,9 @@ _ADDRESS = "http://vllm"
 class _Exchange:
     """One request inside the application; lives on the engine's loop."""
 
-    __slots__ = ("_answered", "_body", "_channel", "_gone", "_scope", "_sent", "_task", "_told", "incarnation")
+    __slots__ = (
+        "_answered", "_body", "_channel", "_gone", "_passage", "_scope", "_sent", "_task", "_told", "incarnation",
+    )  # fmt: skip
 
     def __init__(
         self, incarnation: Incarnation, path: str, headers: HeaderList, body: bytes, channel: Channel[Any]
@@ -39,6 +42,7 @@ class _Exchange:
         self._channel = channel
         self._sent = self._answered = self._told = False
         self._gone: asyncio.Event | None = None
+        self._passage: Passage | None = None
         self._task: asyncio.Task[None] | None = None
         self._scope = {
             "type": "http",
@@ -65,6 +69,9 @@ class _Exchange:
             self.died()
             return
         self.incarnation.entered(self)
+        self._passage = self.incarnation.intake.enter(self._begin)
+
+    def _begin(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def leave(self) -> None:
@@ -78,13 +85,18 @@ class _Exchange:
         self.leave()
 
     async def _run(self) -> None:
+        assert self._gone is not None
         try:
+            if self._gone.is_set():  # while it waited
+                return
             await self.incarnation.app(self._scope, self._receive, self._send)
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - the application's own; it goes to the reader
             self._tell(_broken(error, self.incarnation))
         finally:
+            if self._passage is not None:
+                self._passage.over()
             self.incarnation.left(self)
             self._tell(_END)
 

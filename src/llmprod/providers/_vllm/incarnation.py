@@ -18,6 +18,8 @@ from llmprod.mechanisms.engine_meter import EngineMeter
 from llmprod.provider import Capabilities
 from llmprod.providers._vllm.compat import VLLMModules, call_with, load
 from llmprod.providers._vllm.crossing import Crossing
+from llmprod.providers._vllm.intake import Intake
+from llmprod.providers._vllm.lean import fresh_environment, lean
 from llmprod.providers._vllm.options import EngineOptions
 from llmprod.providers._vllm.output import Output
 from llmprod.providers._vllm.processes import Processes, kill_starting
@@ -88,6 +90,7 @@ class Incarnation:
         self.times: StartTimes = StartTimes()
         self.closed: bool = False
         self.capabilities: Capabilities | None = None
+        self.intake: Intake = Intake()
         self._exchanges: set[Underway] = set()
         self._processes: Processes = Processes(None)
         self._output: Output | None = None
@@ -102,7 +105,7 @@ class Incarnation:
             InvalidArgument: an option that this release doesn't have, or that vLLM refuses.
             EngineStartFailed: anything else.
         """
-        with booting(), surroundings(dict(options.env)) as around:
+        with booting(), fresh_environment(), surroundings(dict(options.env)) as around:
             self._output = around.output
             try:
                 await self._start(options, tell, around)
@@ -136,6 +139,7 @@ class Incarnation:
                 self.config, stat_loggers=[step_logger(modules, self.meter)], disable_log_stats=True
             )
         self._processes = Processes(self.engine)
+        self.intake.watch(self.engine)
         times.engine = step()
         tell("building its application")
         with self._failing("application"):
@@ -185,6 +189,7 @@ class Incarnation:
         self.tasks = tuple(tasks)
         model_config = getattr(engine, "model_config", None)
         self.app = call_with(modules.build_app, args=args, supported_tasks=tasks, model_config=model_config)
+        lean(self.app)
         await call_with(
             modules.init_app_state,
             engine_client=engine,
