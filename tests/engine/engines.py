@@ -46,27 +46,18 @@ def engine(model: Path | str, **options: Any) -> VLLM:
 
 
 def sober(model: Path | str) -> dict[str, int]:
-    """Return a ``logit_bias`` that keeps a random model from control characters and endless blanks.
+    """Return a ``logit_bias`` that keeps a random model to words of printable ASCII.
 
-    Grammars allow both inside JSON: no parser reads a raw control character in a string, and blanks have no end.
+    Grammars allow more inside JSON than a test can read: a raw control character, which no parser takes; blanks, which
+    have no end; and half characters, which come out as several U+FFFD, more than ``maxLength`` allows. From those no
+    engine gets back to the tokens that it said, either.
     """
     vocabulary: dict[str, int] = json.loads((Path(model) / "tokenizer.json").read_text("utf-8"))["model"]["vocab"]
-    control = {chr(0x100 + byte) for byte in range(0x20)}  # how byte-level BPE writes the bytes below the blank
+    blank = chr(0x120)  # how byte-level BPE writes it
+    printable = {*map(chr, range(0x21, 0x7F)), blank}
     return {
-        str(number): -100
-        for word, number in vocabulary.items()
-        if control & set(word) or (word and set(word) == {chr(0x120)})
+        str(number): -100 for word, number in vocabulary.items() if not set(word) <= printable or set(word) == {blank}
     }
-
-
-def plain(model: Path | str) -> dict[str, int]:
-    """Return a ``logit_bias`` that keeps a random model to printable ASCII.
-
-    Half a character is shown as U+FFFD, and from that no engine gets back to the token that it said.
-    """
-    vocabulary: dict[str, int] = json.loads((Path(model) / "tokenizer.json").read_text("utf-8"))["model"]["vocab"]
-    printable = {*map(chr, range(0x21, 0x7F)), chr(0x120)}  # how byte-level BPE writes them, the blank last
-    return {str(number): -100 for word, number in vocabulary.items() if not set(word) <= printable}
 
 
 def processes(parent: int | None = None) -> list[int]:

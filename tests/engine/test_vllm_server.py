@@ -28,7 +28,7 @@ from llmprod import (
     TextDelta,
     standard,
 )
-from tests.engine.engines import plain
+from tests.engine.engines import sober
 from tests.engine.weather import asks_for_the_weather
 
 pytestmark = pytest.mark.vllm
@@ -244,7 +244,7 @@ async def test_the_official_sdk_agrees(vllm_server: str) -> None:
 
 async def test_a_broken_stream_is_continued_by_the_engine(vllm_server: str, tiny_model: Path) -> None:
     """The stream is cut on our side after nine tokens; the engine writes on from its own words."""
-    extra = {"vllm-server": {"logit_bias": plain(tiny_model)}}
+    extra = {"vllm-server": {"logit_bias": sober(tiny_model)}}
     options: dict[str, Any] = {"max_tokens": 24, "seed": 7, "temperature": 0, "extra": extra}
     model = OpenAICompatible("tiny", profile="vllm", base_url=f"{vllm_server}/v1")
     once = Chaos(cut=9, cut_rate=1.0, seed=1)
