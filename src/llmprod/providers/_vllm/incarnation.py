@@ -105,7 +105,7 @@ class Incarnation:
             InvalidArgument: an option that this release doesn't have, or that vLLM refuses.
             EngineStartFailed: anything else.
         """
-        with booting(), fresh_environment(), surroundings(dict(options.env)) as around:
+        with booting(), surroundings(dict(options.env)) as around, fresh_environment():
             self._output = around.output
             try:
                 await self._start(options, tell, around)

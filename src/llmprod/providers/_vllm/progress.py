@@ -30,6 +30,7 @@ class StartLine:
         self._shown = shown
         self._live = shown and _terminal()
         self._over = threading.Event()
+        self._writing = threading.Lock()  # no tick may come after the end
         _log.info("%s", self._what)
         if self._live:
             threading.Thread(target=self._tick, name="llmprod-vllm-start", daemon=True).start()
@@ -49,7 +50,8 @@ class StartLine:
         self._end(f"failed after {time.monotonic() - self._began:.1f} s ({self._step})")
 
     def _end(self, how: str) -> None:
-        self._over.set()
+        with self._writing:
+            self._over.set()
         _log.info("%s: %s", self._what, how)
         if self._live:
             _write(f"\r\x1b[K{self._what}: {how}\n")
@@ -58,7 +60,9 @@ class StartLine:
 
     def _tick(self) -> None:
         while not self._over.wait(0.5):
-            _write(f"\r\x1b[K{self._what}: {self._step} … {time.monotonic() - self._began:.0f} s")
+            with self._writing:
+                if not self._over.is_set():
+                    _write(f"\r\x1b[K{self._what}: {self._step} … {time.monotonic() - self._began:.0f} s")
 
 
 def _terminal() -> bool:
