@@ -32,7 +32,8 @@ client = Client(local)
 answer = client.generate("Hello.", max_tokens=4, temperature=0)
 assert handlers == [signal.getsignal(number) for number in signal.valid_signals()], "a foreign signal handler"
 after = surroundings()
-after[0].pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)  # stays: PyTorch asks for it whenever it looks for a GPU
+for environment, *_ in (before, after):
+    environment.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)  # stays: PyTorch asks for it whenever it looks for a GPU
 assert {{*after[0].items()}} == {{*before[0].items()}}, {{*after[0].items()}} ^ {{*before[0].items()}}
 assert after[1:] == before[1:], (before[1:], after[1:])
 print("engine", *local._engine.current.pids, flush=True)
