@@ -101,7 +101,7 @@ async def test_stream_equals_whole(local: VLLM) -> None:
         whole = await client.generate("Count.", **GREEDY)
         async with client.stream("Count.", **GREEDY) as stream:
             pieces = [event.text async for event in stream if isinstance(event, TextDelta)]
-    assert len(pieces) > 8, "one piece a token, not all at once"
+    assert len(pieces) > 2, "not all at once; half a character waits for the rest, and a slow reader gets several"
     assert "".join(pieces) == stream.text == whole.text
     assert stream.finish_reason == whole.finish_reason
     assert stream.usage is not None
