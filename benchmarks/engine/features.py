@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import statistics
+import sys
 import time
 import traceback
 from pathlib import Path
@@ -94,6 +95,8 @@ async def main() -> None:
             results[f"{name} failed"] = f"{type(error).__name__}: {error}"
     print(json.dumps(results, indent=1))
     options.out.write_text(json.dumps(results, indent=1))
+    if any(name.endswith(" failed") for name in results):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ fi
 [ $# -gt 0 ] || usage
 command=$1
 shift
-case $command in smoke | suite | startup | bench | features | all) ;; *) usage ;; esac
+case "$command ${1:-}" in smoke* | suite* | startup* | "bench bf16" | "bench fp8" | features* | all*) ;; *) usage ;; esac
 
 export PYTHONPATH="$root/src:$root${PYTHONPATH:+:$PYTHONPATH}"
 [ -d "$home/site" ] && PYTHONPATH="$home/site:$PYTHONPATH"
@@ -153,13 +153,8 @@ startup() {
 }
 
 bench() {
-    local more=
-    case "${1:-}" in
-    bf16) ;;
-    fp8) more=',"quantization":"fp8"' ;;
-    *) usage ;;
-    esac
-    local name=bench-$1
+    local more='' name=bench-$1
+    [ "$1" = fp8 ] && more=',"quantization":"fp8"'
     shift
     logged "$name" "$python" -m benchmarks.engine --model "$model" --options "$(options 0.5 "$more")" \
         --concurrency 1,8,32,64,256 --tokens 128 --rounds 2 --calls 3 "$@" --out "$out/$name.json"
