@@ -13,18 +13,19 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 PROGRAMS = sorted(EXAMPLES.glob("*.py"))
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
+NEEDS_VLLM = {"embedded_vllm"}  # of the notebooks; they are run with it (`make test-vllm`)
 TIMEOUT_S = 120
 
 EXECUTE = """\
 import sys
 import nbformat
 from nbclient import NotebookClient
-NotebookClient(nbformat.read(sys.argv[1], 4), timeout=60, kernel_name="python3").execute()
+NotebookClient(nbformat.read(sys.argv[1], 4), timeout=int(sys.argv[2]), kernel_name="python3").execute()
 """
 
 
-def run(*arguments: str, cwd: Path) -> str:
-    """Run Python without keys and proxies; return what it printed."""
+def run(*arguments: str, cwd: Path, timeout: float = TIMEOUT_S, **more: str) -> str:
+    """Run Python without keys and proxies, and with ``more`` in its environment; return what it printed."""
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -33,11 +34,11 @@ def run(*arguments: str, cwd: Path) -> str:
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=cwd,
-        env={**environment, "PYTHONIOENCODING": "utf-8"},
+        env={**environment, "PYTHONIOENCODING": "utf-8", **more},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=TIMEOUT_S,
+        timeout=timeout,
         check=False,
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
@@ -49,9 +50,19 @@ def test_program_runs(path: Path, tmp_path: Path) -> None:
     assert run("-W", "error", str(path), cwd=tmp_path).strip()
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [path for path in NOTEBOOKS if path.stem not in NEEDS_VLLM], ids=lambda path: path.stem
+)
 def test_notebook_runs(path: Path, tmp_path: Path) -> None:
-    run("-c", EXECUTE, str(path), cwd=tmp_path)
+    run("-c", EXECUTE, str(path), "60", cwd=tmp_path)
+
+
+@pytest.mark.vllm
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem in NEEDS_VLLM], ids=lambda path: path.stem)
+def test_notebook_runs_with_vllm(path: Path, tmp_path: Path) -> None:
+    run(str(ROOT / "tools" / "make_tiny_model.py"), "tiny-random", cwd=tmp_path)
+    offline = {"LLMPROD_VLLM_MODEL": "tiny-random", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    run("-c", EXECUTE, str(path), "240", cwd=tmp_path, timeout=360, **offline)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -62,7 +73,9 @@ def test_notebook_is_stored_as_it_ran(path: Path) -> None:
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell.outputs]
     assert any("text/html" in output.get("data", {}) for output in outputs)
-    assert not any(output.output_type == "error" or output.get("name") == "stderr" for output in outputs)
+    assert not any(output.output_type == "error" for output in outputs)
+    # An engine's start is told on stderr.
+    assert all(output.text.startswith("llmprod: ") for output in outputs if output.get("name") == "stderr")
 
 
 def test_every_example_is_in_the_index() -> None:
