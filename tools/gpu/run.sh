@@ -39,7 +39,7 @@ fi
 [ $# -gt 0 ] || usage
 command=$1
 shift
-case "$command ${1:-}" in smoke* | suite* | startup* | "bench bf16" | "bench fp8" | features* | all*) ;; *) usage ;; esac
+case "$command ${1:-}" in "smoke "* | "suite "* | "startup "* | "bench bf16" | "bench fp8" | "features "* | "all "*) ;; *) usage ;; esac
 
 export PYTHONPATH="$root/src:$root${PYTHONPATH:+:$PYTHONPATH}"
 [ -d "$home/site" ] && PYTHONPATH="$home/site:$PYTHONPATH"
