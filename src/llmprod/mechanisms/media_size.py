@@ -15,6 +15,7 @@ __all__ = ["audio_seconds", "image_size", "pdf_pages"]
 _SOF = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})  # start of frame, less tables and extensions
 _ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length
 _MARKERS_AT_MOST = 4096
+_PADDING = 4096
 
 
 def image_size(data: bytes) -> tuple[int, int] | None:
@@ -46,11 +47,13 @@ def _image_size(data: bytes) -> tuple[int, int] | None:
 def _jpeg(data: bytes) -> tuple[int, int] | None:
     at = 2
     for _ in range(_MARKERS_AT_MOST):
-        while data[at] != 0xFF:
-            at += 1
-        while data[at] == 0xFF:
-            at += 1
-        marker = data[at]
+        at = data.find(b"\xff", at, at + _PADDING)
+        if at < 0:
+            return None
+        marker = data[at + 1]
+        at += 1
+        if marker == 0xFF:  # padding
+            continue
         at += 1
         if marker in _SOF:
             height, width = unpack_from(">HH", data, at + 3)
@@ -127,11 +130,12 @@ def _mpeg(data: bytes) -> float | None:
 
 _PAGE = re.compile(rb"/Type\s*/Page(?![a-zA-Z])")
 _COUNT = re.compile(rb"/Type\s*/Pages\b[^>]{0,200}?/Count\s+(\d{1,6})|/Count\s+(\d{1,6})[^>]{0,200}?/Type\s*/Pages\b")
-_READ = 32 * 1024 * 1024
+_READ = 2 * 1024 * 1024  # of the beginning and of the end, where the list of pages stands
 
 
 def pdf_pages(data: bytes) -> int:
     """Return the number of a PDF's pages; 0 where its list of pages is compressed or it is no PDF."""
-    data = data[:_READ]
+    if len(data) > 2 * _READ:
+        data = data[:_READ] + data[-_READ:]
     counts = [int(one or other) for one, other in _COUNT.findall(data)]
     return max([len(_PAGE.findall(data)), *counts])
