@@ -1,9 +1,9 @@
 """The texts that the estimate is fitted to and reported on, cut into pieces, each of one kind.
 
 Prose in some forty languages is that of the contribution guides, instructions and codes of conduct in
-``EbookFoundation/free-programming-books`` (CC-BY-4.0, commit 5b277d20) and of Django's translations (BSD-3-Clause). Code
-and English reference text are CPython's standard library (PSF-2.0) as it is installed. Tools and JSON are made from the
-signatures and docstrings of that library, and figures, identifiers and logs from chance with a fixed seed.
+``EbookFoundation/free-programming-books`` (CC-BY-4.0, commit 5b277d20) and of Django's translations (BSD-3-Clause).
+Code and English reference text are CPython's standard library (PSF-2.0) as it is installed. Tools and JSON are made
+from the signatures and docstrings of that library, and figures, identifiers and logs from chance with a fixed seed.
 
 Weights are fitted to the first half of every file, errors are reported on the second. What ``python -m
 benchmarks.tokens`` reports on is in neither: this repository's own text, and passages written for the purpose.
@@ -58,7 +58,7 @@ def pieces(books: Path | None, seed: int = 1) -> Iterator[Piece]:
 
 
 def own() -> Iterator[tuple[str, str]]:
-    """Yield ``(kind, text)`` of what the repository itself holds: its documentation, code, JSON, tools, and passages."""
+    """Yield ``(kind, text)`` of what the repository holds: its documentation, code, JSON, tools, and passages."""
     for page in sorted((ROOT / "docs").rglob("*.md"))[:40]:
         prose = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
         prose = "\n\n".join(part for part in prose.split("\n\n") if not part.lstrip().startswith(("|", "<!--", "::")))
@@ -85,7 +85,17 @@ def _texts(books: Path | None) -> Iterator[tuple[str, str]]:
         yield "code", file.read_text("utf-8", "replace")[: 12_000 if place % 4 else 4_000]
     for text in import_module("pydoc_data.topics").topics.values():
         yield "en", text[:8_000]
-    for name in ("json", "email.message", "argparse", "statistics", "subprocess", "zipfile", "random", "datetime", "ssl"):
+    for name in (
+        "json",
+        "email.message",
+        "argparse",
+        "statistics",
+        "subprocess",
+        "zipfile",
+        "random",
+        "datetime",
+        "ssl",
+    ):
         yield "tools", json.dumps(list(_tools(import_module(name))))[:15_000]
         yield "JSON", json.dumps(list(_tools(import_module(name))), indent=2)[:15_000]
     yield from _made()
@@ -106,7 +116,26 @@ def _django() -> Iterator[tuple[str, str]]:
             yield kind, prose[: 9_000 if kind != "xx" else 3_000]
 
 
-_WANTED = ("de", "ru", "zh_Hans", "ja", "ar", "hi", "ko", "fr", "es", "fa", "he", "th", "el", "tr", "pl", "vi", "uk", "pt")
+_WANTED = (
+    "de",
+    "ru",
+    "zh_Hans",
+    "ja",
+    "ar",
+    "hi",
+    "ko",
+    "fr",
+    "es",
+    "fa",
+    "he",
+    "th",
+    "el",
+    "tr",
+    "pl",
+    "vi",
+    "uk",
+    "pt",
+)
 
 
 def _tools(module: Any) -> Iterator[dict[str, Any]]:
@@ -140,9 +169,9 @@ def _made() -> Iterator[tuple[str, str]]:
         yield "figures", "\n".join(rows)
         yield "base64", base64.b64encode(chance.randbytes(1500)).decode()
         lines = [
-            f"2026-0{chance.randint(1, 9)}-{chance.randint(10, 28)}T{chance.randint(10, 23)}:14:07.{chance.randint(0, 999)}Z "
-            f"INFO worker-{chance.randint(1, 40)} GET /v1/items/{chance.randint(1, 99999)} {chance.choice((200, 404, 503))} "
-            f"{chance.random() * 300:.1f}ms"
+            f"2026-0{chance.randint(1, 9)}-{chance.randint(10, 28)}"
+            f"T{chance.randint(10, 23)}:14:07.{chance.randint(0, 999)}Z INFO worker-{chance.randint(1, 40)} GET /v1/items/{chance.randint(1, 99999)}"
+            f" {chance.choice((200, 404, 503))} {chance.random() * 300:.1f}ms"
             for _ in range(40)
         ]
         yield "log", "\n".join(lines)

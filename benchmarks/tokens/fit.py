@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter, defaultdict
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ _EQUAL = 30.0  # pieces of a kind beyond which they share its weight
 
 def main() -> None:
     """Fit and write."""
-    import numpy
-    from scipy.optimize import nnls
+    np: Any = import_module("numpy")
+    nnls: Any = import_module("scipy.optimize").nnls
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokenizers", type=Path, required=True)
@@ -33,43 +34,43 @@ def main() -> None:
     args = parser.parse_args()
 
     corpus = list(pieces(args.books))
-    table: Any = numpy.array([features(piece.text) for piece in corpus])
-    first: Any = numpy.array([not piece.second for piece in corpus])
+    table: Any = np.array([features(piece.text) for piece in corpus])
+    first: Any = np.array([not piece.second for piece in corpus])
     kinds = Counter(piece.kind for piece in corpus)
-    share: Any = numpy.array([min(1.0, _EQUAL / kinds[piece.kind]) ** 0.5 for piece in corpus])
+    share: Any = np.array([min(1.0, _EQUAL / kinds[piece.kind]) ** 0.5 for piece in corpus])
     print(f"{len(corpus)} pieces, {sum(len(piece.text) for piece in corpus)} characters; kinds {dict(kinds)}")
 
     weights: dict[str, Any] = {}
     spread: dict[str, tuple[float, float]] = {}
     counts: dict[str, Any] = {}
     for name, count in tokenizers(args.tokenizers).items():
-        true: Any = numpy.array([count(piece.text) for piece in corpus], float)
+        true: Any = np.array([count(piece.text) for piece in corpus], float)
         counts[name] = true
         rows, known, trust = table[first], true[first], share[first].copy()
         found: Any = None
-        start = numpy.ones(len(FEATURES))
+        start = np.ones(len(FEATURES))
         for _ in range(12):
             scaled = rows / known[:, None] * trust[:, None]
             # a ridge towards one token a part, for what the corpus has little of
-            ridge = numpy.eye(len(FEATURES)) * _RIDGE * numpy.sqrt(scaled.mean())
+            ridge = np.eye(len(FEATURES)) * _RIDGE * np.sqrt(scaled.mean())
             found, _rest = nnls(
-                numpy.vstack([scaled, ridge]), numpy.concatenate([trust, ridge @ (start * 0.3)]), maxiter=5000
+                np.vstack([scaled, ridge]), np.concatenate([trust, ridge @ (start * 0.3)]), maxiter=5000
             )
-            off = numpy.abs(rows @ found / known - 1)
-            trust = share[first] / numpy.sqrt(numpy.maximum(off, 0.03))
+            off = np.abs(rows @ found / known - 1)
+            trust = share[first] / np.sqrt(np.maximum(off, 0.03))
         weights[name] = found
-        guess = numpy.maximum(table @ found, 1.0)
-        spread[name] = _quantiles(numpy, (true / guess)[~first])
+        guess = np.maximum(table @ found, 1.0)
+        spread[name] = _quantiles(np, (true / guess)[~first])
         _report(name, corpus, guess, true)
 
     weights["other"] = sum(weights[name] for name in weights) / len(weights)
-    guess = numpy.maximum(table @ weights["other"], 1.0)
-    spread["other"] = _quantiles(numpy, numpy.concatenate([(true / guess)[~first] for true in counts.values()]))
+    guess = np.maximum(table @ weights["other"], 1.0)
+    spread["other"] = _quantiles(np, np.concatenate([(true / guess)[~first] for true in counts.values()]))
     _write(weights, spread)
 
 
-def _quantiles(numpy: Any, ratio: Any) -> tuple[float, float]:
-    return float(numpy.quantile(ratio, 0.01)), float(numpy.quantile(ratio, 0.99))
+def _quantiles(np: Any, ratio: Any) -> tuple[float, float]:
+    return float(np.quantile(ratio, 0.01)), float(np.quantile(ratio, 0.99))
 
 
 def _report(name: str, corpus: list[Piece], guess: Any, true: Any) -> None:
@@ -92,15 +93,19 @@ def _write(weights: dict[str, Any], spread: dict[str, tuple[float, float]]) -> N
         "",
         "from __future__ import annotations",
         "",
+        "# fmt: off",
         "WEIGHTS: dict[str, tuple[float, ...]] = {",
     ]
     for name, found in weights.items():
         lines.append(f'    "{name}": (')
-        values = [f"{value:.3f}".rstrip("0") + ("0" if f"{value:.3f}".rstrip("0").endswith(".") else "") for value in found]
+        values = [
+            f"{value:.3f}".rstrip("0") + ("0" if f"{value:.3f}".rstrip("0").endswith(".") else "") for value in found
+        ]
         lines.extend(f"        {', '.join(values[at : at + 14])}," for at in range(0, len(values), 14))
-        lines.append("    ),  # fmt: skip")
+        lines.append("    ),")
     lines += [
         "}",
+        "# fmt: on",
         "",
         "# Real count by estimate, at the first and the last percent of the pieces that were not fitted to.",
         "SPREAD: dict[str, tuple[float, float]] = {",

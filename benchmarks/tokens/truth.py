@@ -21,6 +21,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +64,12 @@ def tokenizers(folder: Path | None) -> dict[str, Count]:
 
 
 def _tiktoken(name: str, pattern: str, ranks: dict[bytes, int]) -> Count:
-    import tiktoken
-
-    made = tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+    tiktoken: Any = import_module("tiktoken")
+    made: Any = tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
     return lambda text: len(made.encode_ordinary(text))
 
 
 def _hugging_face(file: Path) -> Count:
-    import tokenizers as library
-
+    library: Any = import_module("tokenizers")
     made: Any = library.Tokenizer.from_file(str(file))
     return lambda text: len(made.encode(text, add_special_tokens=False).ids)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 __all__ = [
     "AttemptRefused", "BreakerChanged", "CallShed", "CallThrottled", "CallWaited", "ChaosInjected",
     "ConcurrencyChanged", "CrawlStopped", "Decision", "HedgeEnded", "HedgeStarted", "HistoryTrimmed", "KeyQuarantined",
-    "LeastBadTried", "LimitCalibrated", "LimitRefused", "LimitStoreChanged", "LimitWaited", "Listener", "QuotaPaused", "ResumeRefused",
-    "RetryScheduled", "StreamHeld", "StreamResumed", "TargetChosen", "TargetPaused",
+    "LeastBadTried", "LimitCalibrated", "LimitRefused", "LimitStoreChanged", "LimitWaited", "Listener", "QuotaPaused",
+    "ResumeRefused", "RetryScheduled", "StreamHeld", "StreamResumed", "TargetChosen", "TargetPaused",
 ]  # fmt: skip
 
 

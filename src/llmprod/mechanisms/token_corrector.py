@@ -1,15 +1,15 @@
 """Learns from counted prompts how far an estimate is off, and how well it does after that.
 
 The correction is the weighted median of real count by estimate over the last 64 prompts: a median, so that one prompt
-with a large hidden part moves nothing; weighted by size, since a short prompt's ratio is mostly the marks around it, and
-by age, so that a change of the model's tokenizer is followed within some 30 calls. It begins at 1 and is kept within a
-half and double. The error is that of the corrected estimate before the count was known, so it is an honest one.
+with a large hidden part moves nothing; weighted by size, since a short prompt's ratio is mostly the marks around it,
+and by age, so that a change of the model's tokenizer is followed within some 30 calls. It begins at 1 and is kept
+within a half and double. The error is that of the corrected estimate before the count was known, so it is an honest one.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
+from dataclasses import dataclass
 
 __all__ = ["TokenCorrector", "TokenError"]
 
@@ -20,7 +20,8 @@ _LEAST, _MOST = 0.5, 2.0
 _ERRORS = 256
 
 
-class TokenError(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class TokenError:
     """How far estimates were off, as shares of the real counts.
 
     Attributes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 __all__ = ["Family", "Tokenizer", "encoding_of", "family_of", "tokenizer_of"]
 
@@ -17,7 +17,7 @@ Tokenizer: TypeAlias = Literal[
 
 # By the model's name first: "vllm:meta-llama/Llama-3.1-8B" and "groq:llama-3.1-8b-instant" are the same tokenizer.
 _BY_MODEL: tuple[tuple[Family, re.Pattern[str]], ...] = tuple(
-    (family, re.compile(pattern))
+    (cast("Family", family), re.compile(pattern))
     for family, pattern in (
         ("deepseek", r"deepseek(?!-r1-distill)"),
         ("qwen", r"qwen|qwq|qvq"),

@@ -1,11 +1,11 @@
 """How many tokens images, sound and documents count for, by each vendor's own rule.
 
-Sizes are read from the first bytes of a file (:mod:`llmprod.mechanisms.media_size`); nothing is decoded or fetched. What
-lies behind a URL is taken for a common size, with bounds that say how little is known.
+Sizes are read from the first bytes of a file (:mod:`llmprod.mechanisms.media_size`); nothing is decoded or fetched.
+What lies behind a URL is taken for a common size, with bounds that say how little is known.
 
-Rules as the vendors document them: OpenAI by tiles of 512 pixels or patches of 32, by model; Anthropic width times height
-by 750, of an image made to fit 1,568 pixels (2,576 for models that look closer); Gemini 258 for a tile; Mistral by patches
-of 28 pixels, Qwen the same without Mistral's marks between rows; Llama 4 by tiles of 336 pixels.
+Rules as the vendors document them: OpenAI by tiles of 512 pixels or patches of 32, by model; Anthropic width times
+height by 750, of an image made to fit 1,568 pixels (2,576 for models that look closer); Gemini 258 for a tile; Mistral
+by patches of 28 pixels, Qwen the same without Mistral's marks between rows; Llama 4 by tiles of 336 pixels.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class Range(NamedTuple):
     tokens: float
     high: float
 
-    def __add__(self, other: object) -> Range:  # type: ignore[override]
+    def __add__(self, other: object) -> Range:
         """Add bound by bound."""
         if not isinstance(other, Range):
             return NotImplemented
         return Range(self.low + other.low, self.tokens + other.tokens, self.high + other.high)
 
-    def __mul__(self, by: object) -> Range:  # type: ignore[override]
+    def __mul__(self, by: object) -> Range:
         """Multiply all three."""
         if not isinstance(by, (int, float)):
             return NotImplemented
@@ -182,8 +182,10 @@ def audio_tokens(audio: Audio, model: str = "") -> Range:
     if audio.data is None:
         return Range(second, _UNHEARD * second, 60 * _UNHEARD * second)
     seconds, known = audio_seconds(audio.data, audio.media_type or "")
-    return Range(seconds * second, seconds * second, seconds * second) * 1.0 if known else Range(
-        seconds * second / 4, seconds * second, seconds * second * 4
+    return (
+        Range(seconds * second, seconds * second, seconds * second) * 1.0
+        if known
+        else Range(seconds * second / 4, seconds * second, seconds * second * 4)
     )
 
 

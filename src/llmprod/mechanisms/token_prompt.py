@@ -1,4 +1,4 @@
-"""How many tokens a request's prompt has, part by part: texts, marks around messages, tools, schema, images and the rest.
+"""How many tokens a request's prompt has, by part: texts, marks around messages, tools, schema, media.
 
 Tools are counted by OpenAI's own formula for its models (OpenAI cookbook, "How to count tokens with tiktoken") and as
 JSON for the others, which put them into the prompt as they are; Anthropic adds a system prompt of 346 tokens to any.
@@ -67,9 +67,7 @@ class PromptTokens(NamedTuple):
     @property
     def total(self) -> Range:
         """All parts together."""
-        return Range(
-            sum(part.low for part in self), sum(part.tokens for part in self), sum(part.high for part in self)
-        )
+        return Range(sum(part.low for part in self), sum(part.tokens for part in self), sum(part.high for part in self))
 
 
 class _Found:

@@ -15,6 +15,7 @@ import re
 from bisect import bisect_right
 from collections import Counter
 from functools import lru_cache
+from math import fsum
 from operator import mul
 
 from llmprod.mechanisms._token_weights import WEIGHTS
@@ -35,29 +36,37 @@ _SCRIPTS: tuple[tuple[int, str], ...] = (
 )  # fmt: skip
 _STARTS = [start for start, _ in _SCRIPTS]
 _CHARACTERS = (
-    "latin", "greek", "cyrillic", "hebrew", "arabic", "devanagari", "bengali", "tamil", "thai", "khmer", "hangul", "kana",
-    "han", "wide", "symbol", "emoji", "rare",
+    "latin", "greek", "cyrillic", "hebrew", "arabic", "devanagari", "bengali", "tamil", "thai", "khmer", "hangul",
+    "kana", "han", "wide", "symbol", "emoji", "rare",
 )  # fmt: skip
-_RUNS = ("greek", "cyrillic", "hebrew", "arabic", "devanagari", "bengali", "tamil", "hangul")  # scripts written in spaced words
+_RUNS = (
+    "greek",
+    "cyrillic",
+    "hebrew",
+    "arabic",
+    "devanagari",
+    "bengali",
+    "tamil",
+    "hangul",
+)  # scripts written in spaced words
 
 _LATIN = "\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u02af\u1e00-\u1eff"
-_PART = re.compile(
-    f"[A-Z]?[a-z{_LATIN}]+|[A-Z]+|[0-9]+|[!-/:-@\\[-`{{-~]+| {{2,}}|\t+|[\r\n]+|[^\x00-\x7f{_LATIN}]+"
-)
+_PART = re.compile(f"[A-Z]?[a-z{_LATIN}]+|[A-Z]+|[0-9]+|[!-/:-@\\[-`{{-~]+| {{2,}}|\t+|[\r\n]+|[^\x00-\x7f{_LATIN}]+")
 
 # The commonest words of English, less those that are words of other languages too.
-_COMMON = frozenset(
-    "the of and to is that it with are be this as by from or not have has had was were they you your we our can will "
-    "would should could which when what where who there their them then than these those been being if but for its "
-    "into also may more other only over such any each use used using how why all because about between after before "
-    "does did make made many most must".split()
-)
+_COMMON = frozenset((
+    "the", "of", "and", "to", "is", "that", "it", "with", "are", "be", "this", "as", "by", "from", "or", "not",
+    "have", "has", "had", "was", "were", "they", "you", "your", "we", "our", "can", "will", "would", "should",
+    "could", "which", "when", "what", "where", "who", "there", "their", "them", "then", "than", "these", "those",
+    "been", "being", "if", "but", "for", "its", "into", "also", "may", "more", "other", "only", "over", "such", "any",
+    "each", "use", "used", "using", "how", "why", "all", "because", "about", "between", "after", "before", "does",
+    "did", "make", "made", "many", "most", "must",
+))  # fmt: skip
 _STYLES = ("english", "code", "other")
-_LENGTHS = (3, 6, 9, 12)  # words up to these lengths have a weight each, longer ones one and each letter beyond
-_BINS = len(_LENGTHS) + 2
+_BINS = 6  # words up to 3, 6, 9 and 12 letters have a weight each, longer ones have one, and so has each letter beyond
 
 FEATURES: tuple[str, ...] = (
-    *(f"{style}_{length}" for style in _STYLES for length in (*(f"to_{most}" for most in _LENGTHS), "longer", "beyond")),
+    *(f"{style}_{length}" for style in _STYLES for length in ("to_3", "to_6", "to_9", "to_12", "longer", "beyond")),
     "upper_runs", "upper", "digit_groups", "digits", "mark_runs", "marks", "blank_runs", "blanks", "lines", "newlines",
     *_CHARACTERS, *(f"{script}_words" for script in _RUNS),
 )  # fmt: skip
@@ -152,4 +161,4 @@ def text_tokens(text: str, tokenizer: Tokenizer = "other") -> float:
 def _weigh(text: str, tokenizer: Tokenizer) -> float:
     # No tokenizer needs more than one for a byte.
     most = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-    return max(1.0, min(float(most), sum(map(mul, WEIGHTS[tokenizer], features(text)))))
+    return max(1.0, min(float(most), fsum(map(mul, WEIGHTS[tokenizer], features(text)))))

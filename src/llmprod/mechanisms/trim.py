@@ -1,8 +1,8 @@
 """Which messages of a history are left out when it grows too long for the model's window.
 
-A history is a row of exchanges, each begun by the user; within one, the model may call tools in several steps. An exchange
-goes as a whole, and so does a step, so that no answer stands without its question and no tool result without its call.
-Instructions (system messages), the last user turn and what follows its last step stay always.
+A history is a row of exchanges, each begun by the user; within one, the model may call tools in several steps. An
+exchange goes as a whole, and so does a step, so that no answer stands without its question and no tool result without
+its call. Instructions (system messages), the last user turn and the step that follows it last stay always.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from llmprod.types import Message, ToolCall, ToolResult
 __all__ = ["TrimPolicy", "trim_history"]
 
 TrimPolicy: TypeAlias = Literal["oldest", "middle"]
-"""``oldest``: the oldest exchanges first. ``middle``: the same, but the first exchange stays, which often states the task."""
+"""``oldest``: the oldest exchanges first. ``middle``: likewise, but the first stays, which often states the task."""
 
 
 def trim_history(

@@ -7,5 +7,6 @@ from llmprod.tokens.count import TokenCount
 from llmprod.tokens.estimator import Countable, TokenEstimator, count_tokens, count_tokens_async, default_estimator
 
 __all__ = [
-    "Countable", "TokenCount", "TokenError", "TokenEstimator", "count_tokens", "count_tokens_async", "default_estimator",
+    "Countable", "TokenCount", "TokenError", "TokenEstimator", "count_tokens", "count_tokens_async",
+    "default_estimator",
 ]  # fmt: skip

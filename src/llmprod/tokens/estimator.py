@@ -9,7 +9,7 @@ from math import ceil, floor
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import anyio.to_thread
+from anyio import to_thread
 
 from llmprod._loops import running_loop
 from llmprod.errors import InvalidArgument
@@ -38,8 +38,8 @@ _KNOWN_FORMAT = (0.97, 1.06)  # chat formats and OpenAI's tools are counted by r
 class TokenEstimator:
     """Counts tokens for any model, offline.
 
-    Safe in threads. One is shared by everything in the process that names none (:func:`default_estimator`); make your own
-    to keep what one application learns apart from another.
+    Safe in threads. One is shared by everything in the process that names none (:func:`default_estimator`); make your
+    own to keep what one application learns apart from another.
 
     Args:
         tables: where OpenAI's tables are: ``"installed"`` (default: the extra ``llmprod[tokens]``, if there), a folder
@@ -120,10 +120,10 @@ class TokenEstimator:
             )
         if self.table_for(_name(model)) is None:
             return self.counted(request, model, None)
-        return await anyio.to_thread.run_sync(lambda: self.counted(request, model, self._encoding(model, wait=True)))
+        return await to_thread.run_sync(lambda: self.counted(request, model, self._encoding(model, wait=True)))
 
     def estimate(self, what: Countable, *, model: str | Provider = "") -> TokenCount:
-        """Count by what the texts are made of, even where a table is at hand: in a bounded time, however long they are."""
+        """Count by what texts are made of, even where a table is at hand: in bounded time, however long they are."""
         return self.counted(_request(what, (), None), model, None)
 
     def counted(self, request: Request | str, model: str | Provider, encoding: _tables.Encoding | None) -> TokenCount:
@@ -134,7 +134,9 @@ class TokenEstimator:
             parts = PromptTokens(text=text_range((request,), name, count))
         else:
             parts = prompt_tokens(request, name, count)
-        texts = (request,) if isinstance(request, str) else request.inputs if isinstance(request, EmbedRequest) else None
+        texts = (
+            (request,) if isinstance(request, str) else request.inputs if isinstance(request, EmbedRequest) else None
+        )
         if encoding is not None and texts is not None:
             exact = all(map(encoding.exact, texts))
             return _made(parts, parts.total, name, encoding.name, exact=exact)
@@ -177,7 +179,7 @@ class TokenEstimator:
             corrector.learn(count.raw, real)
 
     def error(self, model: str | Provider) -> TokenError:
-        """Return how far this model's estimates were off: mean and ninth decile of the relative errors, and their number.
+        """Return how far this model's estimates were off: mean and ninth decile of the relative errors.
 
         Each was taken before the real count was known. With a table at hand, errors are those of the counts made by it.
         """
@@ -190,7 +192,7 @@ class TokenEstimator:
     # ---- tables -----------------------------------------------------------------------------------------------------
 
     def table_for(self, model: str) -> str | None:
-        """Return the name of the table that counts ``model``'s text, if this estimator uses tables and it may be there."""
+        """Return the name of the table that counts ``model``'s text, if it is used and may be there."""
         name = encoding_of(model) if self._use else None
         if name is None or (_tables.tried(name, self._folder) and _tables.loaded(name, self._folder) is None):
             return None
@@ -254,8 +256,8 @@ def _request(
 def _narrowed(total: Range, corrector: TokenCorrector) -> Range:
     """Correct an estimate, and bring its bounds closer by what was learned.
 
-    The first and last percent of the errors seen, with a little to spare, take the place of the bounds that hold for any
-    text, but at most half of the way: what comes next may be in another language.
+    The first and last percent of the errors seen, with a little to spare, take the place of the bounds that hold for
+    any text, but at most half of the way: what comes next may be in another language.
     """
     tokens = total.tokens * corrector.factor
     low, high = total.low * corrector.factor, total.high * corrector.factor

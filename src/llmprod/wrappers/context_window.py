@@ -1,16 +1,17 @@
 """Looks whether a prompt fits into the model's window before it is sent, and trims its history if asked to.
 
 A prompt that doesn't fit is refused by every provider, after it was uploaded and some of a rate limit was spent on it.
-Tokens are estimated (:class:`llmprod.TokenEstimator`), so an estimate near the window proves nothing: a call is refused only
-where even its lower bound doesn't fit, and where an exact count can be had (OpenAI's tables, the embedded engine) it is made
-before that, in a worker thread. Trimming begins where the estimate doesn't fit.
+Tokens are estimated (:class:`llmprod.TokenEstimator`), so an estimate near the window proves nothing: a call is refused
+only where even its lower bound doesn't fit, and where a better count can be had (OpenAI's tables, the embedded engine)
+it is made before that, off the event loop. Trimming begins where the count doesn't fit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, ClassVar, NamedTuple, TypeAlias, cast
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Any, ClassVar, TypeAlias, cast
 
 from llmprod import _validate
 from llmprod.context import Context
@@ -39,12 +40,12 @@ _EVERY = 8  # one in so many
 class ContextWindow(Wrapper):
     """Refuse a call that can't fit into the window of any target, or trim its history until it fits.
 
-    It stands once around a call, outside the retries and the budget (``Phase.CONTEXT_WINDOW``): a trimmed prompt is trimmed
+    It stands once around a call, outside the retries and the budget (``Phase.CONTEXT_WINDOW``): a prompt is trimmed
     once, whatever is tried after, and a budget reserves for what is sent; and inside cache and guards, which know the
     request as the caller made it.
 
-    Several targets inside: a call goes if it fits one of them (the others refuse it themselves, and a router asks the next),
-    and a history is trimmed for the largest window. A target whose window is unknown takes anything.
+    Several targets inside: a call goes if it fits one of them (the others refuse it themselves, and a router asks the
+    next), and a history is trimmed for the one with the most room. A target whose window is unknown takes anything.
 
     Args:
         windows: tokens of prompt and answer together, by model (``{"openai:gpt-5": 400_000}``, or ``"gpt-5"``), or one
@@ -106,7 +107,8 @@ class ContextWindow(Wrapper):
         return f"ContextWindow({', '.join(filter(None, told))})"
 
 
-class _Target(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Target:
     provider: Provider
     window: int
     count: TokenCount
@@ -150,20 +152,16 @@ class _ContextWindowProvider(WrappedProvider):
             targets.append(_Target(provider, window, counts[provider.name]))
         # The target with the most room decides: if it can't take the call, none can.
         best = max(targets, key=lambda target: target.spare(answer, target.count.tokens))
-        if best.spare(answer, best.count.lower_bound) >= 0 and best.spare(answer, best.count.upper_bound) >= 0:
+        if best.spare(answer, best.count.upper_bound) >= 0:
             return request
-        best = best._replace(count=await self._surer(request, best))
+        others = [target for target in targets if target is not best]
+        best = replace(best, count=await self._surer(request, best))
         keep = answer or self.wrapper.reserve
-        if (
-            self.wrapper.trim is not None
-            and isinstance(request, GenerateRequest)
-            and best.spare(keep, best.count.tokens) < 0
-        ):
-            request, best = self._trimmed(request, best, keep, context)
-        if all(
-            target.spare(answer, (best.count if target.provider is best.provider else target.count).lower_bound) < 0
-            for target in (targets if self.wrapper.trim is None else [best])
-        ):
+        trims = self.wrapper.trim is not None and isinstance(request, GenerateRequest)
+        if trims and best.spare(keep, best.count.tokens) < 0:
+            request, best = self._trimmed(cast("GenerateRequest", request), best, keep, context)
+            others = []
+        if all(target.spare(answer, target.count.lower_bound) < 0 for target in (best, *others)):
             raise self._refused(best, answer, context)
         return request
 
@@ -194,53 +192,54 @@ class _ContextWindowProvider(WrappedProvider):
     def _trimmed(
         self, request: GenerateRequest, target: _Target, keep: int, context: Context
     ) -> tuple[GenerateRequest, _Target]:
+        """Return the request with fewer messages, and the target with what they count for; the same if none may go."""
         trim, count = self.wrapper.trim, target.count
         messages = request.messages
         sizes = [message_tokens(message, target.provider.name) for message in messages]
-        told = sum(sizes)
-        fixed = 0.0 if count.exact and not count.parts else float(sum(count.parts.get(part, 0) for part in _FIXED))
-        factor = max(0.0, count.tokens - fixed) / told if told else 1.0
-        room = max(0.0, (target.window - keep) / (1.0 + self._doubt(count)) - fixed) / factor if factor else 0.0
+        fixed = float(sum(count.parts.get(part, 0) for part in _FIXED))
+        # Sizes are estimates, and the count may be better: they share out what it says.
+        factor = max(1.0, count.tokens - fixed) / max(1.0, sum(sizes))
+        room = max(0.0, (target.window - keep) / (1.0 + self._doubt(count)) - fixed) / factor
         if isinstance(trim, str):
-            kept: Sequence[Message] = [messages[at] for at in trim_history(messages, sizes, room, trim)]
-            policy = trim
+            kept: Sequence[Message] = [
+                messages[at] for at in trim_history(messages, sizes, room, cast("TrimPolicy", trim))
+            ]
         else:
             by_id = {id(message): size for message, size in zip(messages, sizes, strict=True)}
 
-            def size(message: Message) -> float:
+            def size_of(message: Message) -> float:
                 known = by_id.get(id(message))
                 return message_tokens(message, target.provider.name) if known is None else known
 
-            kept = _checked(cast("Trim", trim)(messages, lambda some: sum(map(size, some)) <= room))
-            policy = "function"
-        if len(kept) == len(messages) and all(ours is theirs for ours, theirs in zip(kept, messages, strict=True)):
+            kept = _checked(cast("Trim", trim)(messages, lambda some: sum(map(size_of, some)) <= room))
+        if list(map(id, kept)) == list(map(id, messages)):
             return request, target
         made = replace(request, messages=tuple(kept))
         after = self._count(made, target.provider)
-        dropped = max(0, count.tokens - self._scaled(after, count, target))
+        if not after.exact:
+            dropped = factor * (sum(sizes) - sum(message_tokens(message, target.provider.name) for message in kept))
+            share = max(0.0, 1.0 - dropped / max(1, count.tokens))
+            after = replace(
+                after,
+                tokens=round(count.tokens * share),
+                lower_bound=int(count.lower_bound * share),
+                upper_bound=ceil(count.upper_bound * share),
+            )
         context.decided(
             HistoryTrimmed,
             self.name,
             messages=max(0, len(messages) - len(kept)),
-            tokens=dropped,
-            policy=policy,
+            tokens=max(0, count.tokens - after.tokens),
+            policy=trim if isinstance(trim, str) else "function",
             window=target.window,
         )
-        return made, target._replace(count=after)
-
-    def _scaled(self, after: TokenCount, before: TokenCount, target: _Target) -> int:
-        """Tokens after trimming, on the scale of the count before it (which may be exact where this one is not)."""
-        if after.method == before.method or not target.count.tokens:
-            return after.tokens
-        return min(after.tokens, before.tokens)
+        return made, replace(target, count=after)
 
     def _doubt(self, count: TokenCount) -> float:
-        """How much of the window to leave free, since what is left of a history is known by an estimate."""
-        if count.exact:
-            return 0.01
+        """How much of the window to leave free, since the size of what is left of a history is an estimate."""
         error = self.wrapper.estimator.error(count.model)
         if error.p90 is not None and error.count >= _LEARNS // 2:
-            return min(max(error.p90, 0.01), _SPARE_AT_MOST)
+            return min(max(error.p90, 0.02), _SPARE_AT_MOST)
         return _TYPICAL
 
     def _refused(self, target: _Target, answer: int, context: Context) -> ContextTooLong:
@@ -253,9 +252,7 @@ class _ContextWindowProvider(WrappedProvider):
 
     # ---- learning ---------------------------------------------------------------------------------------------------
 
-    def _ended(
-        self, outcome: Outcome, request: Request, deployment: Hashable, targets: Sequence[Provider]
-    ) -> None:
+    def _ended(self, outcome: Outcome, request: Request, deployment: Hashable, targets: Sequence[Provider]) -> None:
         usage = outcome.usage
         if outcome.kind != "ok" or usage is None or usage.estimated or not usage.total_input:
             return
@@ -279,8 +276,9 @@ def _answer(request: Request) -> int:
 
 
 def _checked(kept: object) -> Sequence[Message]:
+    given = type(kept).__name__
     if not isinstance(kept, Sequence) or isinstance(kept, (str, bytes)) or not kept:
-        raise InvalidArgument("trim", type(kept).__name__, "a function that returns at least one message")
+        raise InvalidArgument("trim", given, "a function that returns at least one message")
     items = cast("Sequence[object]", kept)
     for item in items:
         if not isinstance(item, Message):
