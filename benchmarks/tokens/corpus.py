@@ -139,7 +139,8 @@ _WANTED = (
 
 
 def _tools(module: Any) -> Iterator[dict[str, Any]]:
-    for name, value in vars(module).items():
+    members: dict[str, Any] = dict(vars(module))
+    for name, value in members.items():
         if callable(value) and not name.startswith("_"):
             try:
                 parameters = inspect.signature(value).parameters
@@ -162,16 +163,16 @@ def _own_tools() -> Iterator[str]:
 
 def _made() -> Iterator[tuple[str, str]]:
     chance = random.Random(7)
-    for _ in range(8):
+    for batch in range(8):
         ids = [uuid.UUID(int=chance.getrandbits(128), version=4) for _ in range(40)]
         yield "identifiers", "\n".join(map(str, ids))
         rows = [",".join(f"{chance.gauss(100, 50):.{chance.randrange(5)}f}" for _ in range(6)) for _ in range(60)]
         yield "figures", "\n".join(rows)
         yield "base64", base64.b64encode(chance.randbytes(1500)).decode()
         lines = [
-            f"2026-0{chance.randint(1, 9)}-{chance.randint(10, 28)}"
-            f"T{chance.randint(10, 23)}:14:07.{chance.randint(0, 999)}Z INFO worker-{chance.randint(1, 40)} GET /v1/items/{chance.randint(1, 99999)}"
-            f" {chance.choice((200, 404, 503))} {chance.random() * 300:.1f}ms"
+            f"2026-0{chance.randint(1, 9)}-{chance.randint(10, 28)}T{chance.randint(10, 23)}:14:07.{batch}Z "
+            f"INFO worker-{chance.randint(1, 40)} GET /v1/items/{chance.randint(1, 99999)} "
+            f"{chance.choice((200, 404, 503))} {chance.random() * 300:.1f}ms"
             for _ in range(40)
         ]
         yield "log", "\n".join(lines)

@@ -2,8 +2,8 @@
 
 The correction is the weighted median of real count by estimate over the last 64 prompts: a median, so that one prompt
 with a large hidden part moves nothing; weighted by size, since a short prompt's ratio is mostly the marks around it,
-and by age, so that a change of the model's tokenizer is followed within some 30 calls. It begins at 1 and is kept
-within a half and double. The error is that of the corrected estimate before the count was known, so it is an honest one.
+and by age, so that a change of the model's tokenizer is followed within some 30 calls. It begins at 1 and stays between
+a half and double. The error is that of the corrected estimate before the count was known, so it is an honest one.
 """
 
 from __future__ import annotations

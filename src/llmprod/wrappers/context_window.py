@@ -201,9 +201,8 @@ class _ContextWindowProvider(WrappedProvider):
         factor = max(1.0, count.tokens - fixed) / max(1.0, sum(sizes))
         room = max(0.0, (target.window - keep) / (1.0 + self._doubt(count)) - fixed) / factor
         if isinstance(trim, str):
-            kept: Sequence[Message] = [
-                messages[at] for at in trim_history(messages, sizes, room, cast("TrimPolicy", trim))
-            ]
+            policy: Any = trim
+            kept: Sequence[Message] = [messages[at] for at in trim_history(messages, sizes, room, policy)]
         else:
             by_id = {id(message): size for message, size in zip(messages, sizes, strict=True)}
 
