@@ -21,7 +21,7 @@ import uuid
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 __all__ = ["Piece", "own", "pieces"]
 
@@ -139,7 +139,7 @@ _WANTED = (
 
 
 def _tools(module: Any) -> Iterator[dict[str, Any]]:
-    members: dict[str, Any] = dict(vars(module))
+    members = cast("dict[str, Any]", vars(module))
     for name, value in members.items():
         if callable(value) and not name.startswith("_"):
             try:

@@ -3,8 +3,8 @@
 The prompt: bytes of UTF-8 by four where it is all ASCII (a token is about four English letters), by what it is made of
 where it is not (:mod:`llmprod.mechanisms.token_prompt`), corrected by what the target counted so far. The answer: the
 mean of the target's answers to the same prompt name, since ``max_tokens`` taken at its word would leave most of an
-allowance unused (most answers are far shorter). The mean, not a high quantile: what is reserved too little is settled into debt soon after, and what is reserved too much makes calls
-wait for nothing.
+allowance unused (most answers are far shorter). The mean, not a high quantile: what is reserved too little is settled
+into debt soon after, and what is reserved too much makes calls wait for nothing.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class TokenEstimate:
         """Prompt tokens before any correction; 0 for what can't be looked into (a decorated function's call)."""
         if self._tokens is not None:
             return float(self._tokens(request))
-        # Four bytes a token are near enough for English, code and JSON, and cost nothing. Other scripts and media are not
-        # like that, and one correction for all would leave a mixture of languages off by half.
+        # Four bytes a token are near enough for English, code and JSON, and cost nothing. Other scripts and media are
+        # not like that, and one correction for all would leave a mixture of languages off by half.
         return rough_tokens(request) if _plain(request) else prompt_tokens(request, self._model).total.tokens
 
     def input(self, raw: float) -> float:
