@@ -67,6 +67,8 @@ def _jpeg(data: bytes) -> tuple[int, int] | None:
 
 def _webp(data: bytes) -> tuple[int, int] | None:
     kind = data[12:16]
+    if len(data) < 30 - 5 * (kind == b"VP8L"):
+        return None
     if kind == b"VP8X":
         return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
     if kind == b"VP8L" and data[20] == 0x2F:

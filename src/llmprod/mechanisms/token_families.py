@@ -19,9 +19,9 @@ Tokenizer: TypeAlias = Literal[
 _BY_MODEL: tuple[tuple[Family, re.Pattern[str]], ...] = tuple(
     (cast("Family", family), re.compile(pattern))
     for family, pattern in (
-        ("deepseek", r"deepseek(?!-r1-distill)"),
-        ("qwen", r"qwen|qwq|qvq"),
+        ("qwen", r"qwen|qwq|qvq"),  # before DeepSeek: DeepSeek-R1-Distill-Qwen has Qwen's
         ("llama", r"llama"),
+        ("deepseek", r"deepseek"),
         ("mistral", r"mistral|mixtral|ministral|magistral|codestral|devstral|pixtral|voxtral"),
         ("anthropic", r"claude"),
         ("google", r"gemini|gemma|palm-"),

@@ -119,6 +119,8 @@ def _google(width: int, height: int, model: str, detail: str | None) -> float:
         return 280 if detail == "low" else 1120  # by media_resolution, whatever the size
     if max(width, height) <= 384 or detail == "low":
         return 258
+    scale = min(1.0, 3072 / max(width, height))
+    width, height = round(width * scale), round(height * scale)
     unit = min(768.0, max(256.0, floor(min(width, height) / 1.5)))
     return 258.0 * ceil(width / unit) * ceil(height / unit)
 
