@@ -53,14 +53,14 @@ _RUNS = (
 _LATIN = "\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u02af\u1e00-\u1eff"
 _PART = re.compile(f"[A-Z]?[a-z{_LATIN}]+|[A-Z]+|[0-9]+|[!-/:-@\\[-`{{-~]+| {{2,}}|\t+|[\r\n]+|[^\x00-\x7f{_LATIN}]+")
 
-# The commonest words of English, less those that are words of other languages too.
+# The commonest words of English, less those of other languages and of code.
 _COMMON = frozenset((
-    "the", "of", "and", "to", "is", "that", "it", "with", "are", "be", "this", "as", "by", "from", "or", "not",
-    "have", "has", "had", "was", "were", "they", "you", "your", "we", "our", "can", "will", "would", "should",
-    "could", "which", "when", "what", "where", "who", "there", "their", "them", "then", "than", "these", "those",
-    "been", "being", "if", "but", "for", "its", "into", "also", "may", "more", "other", "only", "over", "such", "any",
-    "each", "use", "used", "using", "how", "why", "all", "because", "about", "between", "after", "before", "does",
-    "did", "make", "made", "many", "most", "must",
+    "the", "of", "to", "that", "it", "are", "be", "this", "by", "have", "has", "had", "was", "were", "they", "you",
+    "your", "we", "our", "can", "will", "would", "should", "could", "which", "when", "what", "where", "who", "there",
+    "their", "them", "then", "than", "these", "those", "been", "being", "but", "its", "into", "also", "may", "more",
+    "other", "only", "over", "such", "any", "each", "used", "using", "how", "why", "all", "because", "about",
+    "between", "after", "before", "does", "did", "make", "made", "many", "most", "must", "and", "or", "is", "for",
+    "with", "not",
 ))  # fmt: skip
 _STYLES = ("english", "code", "other")
 _BINS = 6  # words up to 3, 6, 9 and 12 letters have a weight each, longer ones have one, and so has each letter beyond
