@@ -21,6 +21,10 @@ from llmprod.mechanisms.token_text import FEATURES, features
 TARGET = ROOT / "src" / "llmprod" / "mechanisms" / "_token_weights.py"
 _RIDGE = 0.02
 _EQUAL = 30.0  # pieces of a kind beyond which they share its weight
+_MOST_WRITTEN = frozenset(
+    ("en", "de", "fr", "es", "ru", "zh", "zh_TW", "zh_Hans", "ja", "ko", "ar", "hi", "pt_BR", "it", "code")
+)
+_WEIGHT = 1.5
 
 
 def main() -> None:
@@ -37,7 +41,7 @@ def main() -> None:
     table: Any = np.array([features(piece.text) for piece in corpus])
     first: Any = np.array([not piece.second for piece in corpus])
     kinds = Counter(piece.kind for piece in corpus)
-    share: Any = np.array([min(1.0, _EQUAL / kinds[piece.kind]) ** 0.5 for piece in corpus])
+    share: Any = np.array([_trust(piece.kind, kinds[piece.kind]) for piece in corpus])
     print(f"{len(corpus)} pieces, {sum(len(piece.text) for piece in corpus)} characters; kinds {dict(kinds)}")
 
     weights: dict[str, Any] = {}
@@ -67,6 +71,11 @@ def main() -> None:
     guess = np.maximum(table @ weights["other"], 1.0)
     spread["other"] = _quantiles(np, np.concatenate([(true / guess)[~first] for true in counts.values()]))
     _write(weights, spread)
+
+
+def _trust(kind: str, pieces: int) -> float:
+    weight = _WEIGHT if kind in _MOST_WRITTEN else 1.0
+    return weight * min(1.0, _EQUAL / pieces) ** 0.5
 
 
 def _quantiles(np: Any, ratio: Any) -> tuple[float, float]:
