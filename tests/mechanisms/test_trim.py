@@ -12,11 +12,11 @@ U, A, S = Message.user("u"), Message.assistant("a"), Message.system("s")
 
 
 def call(*ids):
-    return Message("assistant", tuple(ToolCall(id, "look") for id in ids))
+    return Message("assistant", tuple(ToolCall(one, "look") for one in ids))
 
 
 def result(*ids):
-    return Message("tool", tuple(ToolResult(id, "found") for id in ids))
+    return Message("tool", tuple(ToolResult(one, "found") for one in ids))
 
 
 def trimmed(messages, room, policy="oldest"):

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.tokens.__main__ import pieces
 from benchmarks.tokens.corpus import own
 from llmprod.mechanisms.token_text import text_tokens
-from llmprod.tokens import TokenEstimator, tables
+from llmprod.tokens import TokenCounter, tables
 
 O200K, CL100K = tables.encoding("o200k_base"), tables.encoding("cl100k_base")
 pytestmark = pytest.mark.skipif(O200K is None, reason="needs llmprod[tokens]")
@@ -46,11 +46,11 @@ def test_they_beat_bytes_by_four_most_where_that_is_worst():
 
 
 def test_the_upper_bound_is_almost_never_too_low_and_the_lower_one_rarely_too_high():
-    estimator = TokenEstimator(tables="none")
+    counter = TokenCounter(tables="none")
     every = [(piece, kind) for kind, pieces_ in TEXTS.items() for piece in pieces_]
     above, below = [], []
     for piece, kind in every:
-        counted = estimator.count(piece, model="openai:gpt-5")
+        counted = counter.count(piece, model="openai:gpt-5")
         real = O200K.count(piece)
         if real > counted.upper_bound:
             above.append(kind)
@@ -61,15 +61,13 @@ def test_the_upper_bound_is_almost_never_too_low_and_the_lower_one_rarely_too_hi
 
 
 def test_learning_brings_the_error_down():
-    taught, untaught = TokenEstimator(tables="none"), TokenEstimator(tables="none")
+    taught, untaught = TokenCounter(tables="none"), TokenCounter(tables="none")
     for piece in TEXTS["English"][::2]:
         taught.learn(taught.count(piece, model="x:unknown"), round(1.25 * O200K.count(piece)))
     rest = TEXTS["English"][1::2]
 
-    def error(estimator):
-        off = [
-            abs(estimator.count(piece, model="x:unknown").tokens / (1.25 * O200K.count(piece)) - 1) for piece in rest
-        ]
+    def error(counter):
+        off = [abs(counter.count(piece, model="x:unknown").tokens / (1.25 * O200K.count(piece)) - 1) for piece in rest]
         return sum(off) / len(off)
 
     assert error(taught) < 0.4 * error(untaught)

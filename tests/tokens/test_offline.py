@@ -1,4 +1,4 @@
-"""Nothing here touches the network or the environment, whatever is counted: shown in a process of its own, from import on."""
+"""Nothing touches the network or the environment, whatever is counted: in a process of its own, from import on."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ before = dict(os.environ)
 sys.modules["requests"] = None  # importing it is an error
 
 from llmprod import Audio, File, GenerateRequest, Image, Message, OutputSchema, Tool
-from llmprod.tokens import TokenEstimator, count_tokens
+from llmprod.tokens import TokenCounter, count_tokens
 
 request = GenerateRequest(
     messages=(
@@ -36,7 +36,7 @@ for model in ("openai:gpt-5", "openai:gpt-4", "openai:gpt-9", "anthropic:claude-
               "mistral:mistral-large", "groq:llama-3.3-70b", "vllm:Qwen/Qwen3-8B", "deepseek:deepseek-chat", "x:y"):
     for what in ("Hello", request):
         assert count_tokens(what, model=model).tokens > 0
-        assert TokenEstimator(tables="none").count(what, model=model).tokens > 0
+        assert TokenCounter(tables="none").count(what, model=model).tokens > 0
 assert dict(os.environ) == before
 assert "tiktoken.load" not in sys.modules or "requests" in sys.modules
 print(count_tokens("Hello", model="openai:gpt-5").method)

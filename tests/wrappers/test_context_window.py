@@ -22,7 +22,7 @@ from llmprod.errors import ServerError
 from llmprod.events import Finish, UsageUpdate
 from llmprod.request import EmbedRequest
 from llmprod.testing.scripted import Scripted
-from llmprod.tokens import TokenEstimator
+from llmprod.tokens import TokenCounter
 from llmprod.types import ToolCall
 from llmprod.wrappers.context_window import ContextWindow
 from tests.wrappers.helpers import ask, context
@@ -39,7 +39,7 @@ def sized(window: int | None, *told: object, name: str = "scripted", then: objec
 
 
 def wrapper(**options) -> ContextWindow:
-    return ContextWindow(**{"estimator": TokenEstimator(tables="none"), **options})
+    return ContextWindow(**{"counter": TokenCounter(tables="none"), **options})
 
 
 def talk(*messages: Message, **options) -> GenerateRequest:
@@ -205,14 +205,15 @@ async def test_the_middle_keeps_the_first_exchange():
     await ask(wrapper(trim="middle")(model), talk(*history(20)))
     sent = model.requests[0].messages
     assert sent[1].text.startswith("Question 0.")
-    assert sent[3].text.startswith("Question ") and not sent[3].text.startswith("Question 1.")
+    assert sent[3].text.startswith("Question ")
+    assert not sent[3].text.startswith("Question 1.")
 
 
 async def test_a_trimmed_prompt_leaves_room_for_an_answer():
     for reserve, answer in ((1024, None), (500, None), (0, 700)):
         model = sized(2000)
         await ask(wrapper(trim="oldest", reserve=reserve)(model), talk(*history(20), max_tokens=answer))
-        left = 2000 - TokenEstimator(tables="none").count(model.requests[0], model="scripted").tokens
+        left = 2000 - TokenCounter(tables="none").count(model.requests[0], model="scripted").tokens
         assert (answer or reserve) <= left <= (answer or reserve) + 450
 
 
@@ -304,45 +305,45 @@ async def test_trimming_happens_once_whatever_is_tried_after():
 
 
 async def test_it_learns_from_usage_and_stands_corrected():
-    estimator = TokenEstimator(tables="none")
-    provider = ContextWindow(windows=1000, estimator=estimator)
+    counter = TokenCounter(tables="none")
+    provider = ContextWindow(windows=1000, counter=counter)
     long = talk(Message.user(words(700)))
-    real = estimator.estimate(long, model="scripted").raw * 1.6
+    real = counter.estimate(long, model="scripted").raw * 1.6
     model = Scripted(then=["Hi", UsageUpdate(Usage(input=round(real), output=5)), Finish("stop")])
     for _ in range(30):
         await ask(provider(model), long)
-    assert estimator.error("scripted").count == 30
-    assert estimator.count(long, model="scripted").tokens == pytest.approx(real, rel=0.02)
+    assert counter.error("scripted").count == 30
+    assert counter.count(long, model="scripted").tokens == pytest.approx(real, rel=0.02)
     # What looked as if it might fit is known not to, now.
     with pytest.raises(ContextTooLong):
         await ask(provider(model), talk(Message.user(words(1000))))
 
 
 async def test_it_learns_seldom_from_a_target_that_it_knows():
-    estimator = TokenEstimator(tables="none")
-    provider = ContextWindow(estimator=estimator)(
+    counter = TokenCounter(tables="none")
+    provider = ContextWindow(counter=counter)(
         Scripted(then=["Hi", UsageUpdate(Usage(input=20, output=5)), Finish("stop")])
     )
     for _ in range(32 + 80):
         await ask(provider, talk(Message.user(words(30))))
-    assert estimator.error("scripted").count == 32 + 10
+    assert counter.error("scripted").count == 32 + 10
 
 
 async def test_the_target_that_answered_is_learned_of():
-    estimator = TokenEstimator(tables="none")
+    counter = TokenCounter(tables="none")
     a = Scripted(then=ServerError(), name="a")
     b = Scripted(then=["Hi", UsageUpdate(Usage(input=20, output=5)), Finish("stop")], name="b")
-    await ask(ContextWindow(estimator=estimator)(Failover(a, b)), talk(Message.user(words(30))))
-    assert (estimator.error("a").count, estimator.error("b").count) == (0, 1)
+    await ask(ContextWindow(counter=counter)(Failover(a, b)), talk(Message.user(words(30))))
+    assert (counter.error("a").count, counter.error("b").count) == (0, 1)
 
 
 async def test_a_broken_or_untold_answer_teaches_nothing():
-    estimator = TokenEstimator(tables="none")
-    provider = ContextWindow(estimator=estimator)(Scripted(["Hi", Finish("stop")], ServerError()))
+    counter = TokenCounter(tables="none")
+    provider = ContextWindow(counter=counter)(Scripted(["Hi", Finish("stop")], ServerError()))
     await ask(provider, talk(Message.user("Hi")))
     with pytest.raises(ServerError):
         await ask(provider, talk(Message.user("Hi")))
-    assert estimator.error("scripted").count == 0
+    assert counter.error("scripted").count == 0
 
 
 # ---- options and place -----------------------------------------------------------------------------------------------

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from llmprod.mechanisms.token_corrector import TokenError
 from llmprod.tokens.count import TokenCount
-from llmprod.tokens.estimator import Countable, TokenEstimator, count_tokens, count_tokens_async, default_estimator
+from llmprod.tokens.counter import Countable, TokenCounter, count_tokens, count_tokens_async, default_counter
 
 __all__ = [
-    "Countable", "TokenCount", "TokenError", "TokenEstimator", "count_tokens", "count_tokens_async",
-    "default_estimator",
+    "Countable",
+    "TokenCount",
+    "TokenCounter",
+    "TokenError",
+    "count_tokens",
+    "count_tokens_async",
+    "default_counter",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """Looks whether a prompt fits into the model's window before it is sent, and trims its history if asked to.
 
 A prompt that doesn't fit is refused by every provider, after it was uploaded and some of a rate limit was spent on it.
-Tokens are estimated (:class:`llmprod.TokenEstimator`), so an estimate near the window proves nothing: a call is refused
+Tokens are estimated (:class:`llmprod.TokenCounter`), so an estimate near the window proves nothing: a call is refused
 only where even its lower bound doesn't fit, and where a better count can be had (OpenAI's tables, the embedded engine)
 it is made before that, off the event loop. Trimming begins where the count doesn't fit.
 """
@@ -22,7 +22,7 @@ from llmprod.mechanisms.trim import TrimPolicy, trim_history
 from llmprod.provider import Provider
 from llmprod.request import EmbedRequest, GenerateRequest, Request
 from llmprod.response import Outcome, Response
-from llmprod.tokens import TokenCount, TokenEstimator, default_estimator
+from llmprod.tokens import TokenCount, TokenCounter, default_counter
 from llmprod.types import Message
 from llmprod.wrapper import Phase, WrappedProvider, Wrapper, leaves
 
@@ -55,7 +55,7 @@ class ContextWindow(Wrapper):
             tells whether messages fit, that returns the messages to send.
         reserve: tokens to keep for the answer when trimming, where the request has no ``max_tokens`` (default 1024).
         tokens: counts a request's prompt tokens exactly, instead of the estimate.
-        estimator: counts and learns (default: the one that the process shares).
+        counter: counts and learns (default: the one that the process shares).
 
     Raises:
         InvalidArgument: naming the option.
@@ -70,7 +70,7 @@ class ContextWindow(Wrapper):
         trim: TrimPolicy | Trim | None = None,
         reserve: int = 1024,
         tokens: Callable[[Request], int] | None = None,
-        estimator: TokenEstimator | None = None,
+        counter: TokenCounter | None = None,
     ) -> None:
         if isinstance(windows, Mapping):
             for model, window in windows.items():
@@ -85,7 +85,7 @@ class ContextWindow(Wrapper):
         self.trim: TrimPolicy | Trim | None = trim
         self.reserve = reserve
         self.tokens = tokens
-        self.estimator: TokenEstimator = estimator if estimator is not None else default_estimator()
+        self.counter: TokenCounter = counter if counter is not None else default_counter()
 
     def wrap(self, inner: Provider) -> Provider:
         """Look at what is sent to ``inner``."""
@@ -169,8 +169,8 @@ class _ContextWindowProvider(WrappedProvider):
         own = self.wrapper.tokens
         if own is None:
             if isinstance(request, EmbedRequest):  # each input has the window for itself
-                return self.wrapper.estimator.estimate(max(request.inputs, key=len), model=target)
-            return self.wrapper.estimator.estimate(request, model=target)
+                return self.wrapper.counter.estimate(max(request.inputs, key=len), model=target)
+            return self.wrapper.counter.estimate(request, model=target)
         tokens = own(request)
         _validate.whole("tokens", tokens, 0)
         return TokenCount(
@@ -183,7 +183,7 @@ class _ContextWindowProvider(WrappedProvider):
             return target.count
         what = max(request.inputs, key=len) if isinstance(request, EmbedRequest) else request
         try:
-            return await self.wrapper.estimator.count_async(what, model=target.provider)
+            return await self.wrapper.counter.count_async(what, model=target.provider)
         except Exception:  # noqa: BLE001 - an engine that can't count now must not cost the call
             return target.count
 
@@ -236,7 +236,7 @@ class _ContextWindowProvider(WrappedProvider):
 
     def _doubt(self, count: TokenCount) -> float:
         """How much of the window to leave free, since the size of what is left of a history is an estimate."""
-        error = self.wrapper.estimator.error(count.model)
+        error = self.wrapper.counter.error(count.model)
         if error.p90 is not None and error.count >= _LEARNS // 2:
             return min(max(error.p90, 0.02), _SPARE_AT_MOST)
         return _TYPICAL
@@ -263,8 +263,8 @@ class _ContextWindowProvider(WrappedProvider):
             return
         seen = self._seen[served.name] = self._seen.get(served.name, 0) + 1
         if seen <= _LEARNS or seen % _EVERY == 0:
-            estimator = self.wrapper.estimator
-            estimator.learn(estimator.estimate(request, model=served), usage)
+            counter = self.wrapper.counter
+            counter.learn(counter.estimate(request, model=served), usage)
 
 
 _FIXED = ("tools", "schema")  # parts of a prompt that trimming leaves as they are

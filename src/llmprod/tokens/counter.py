@@ -25,7 +25,7 @@ from llmprod.tokens.count import TokenCount
 from llmprod.types import Message, coerce_messages
 from llmprod.usage import Usage
 
-__all__ = ["Countable", "TokenEstimator", "count_tokens", "count_tokens_async", "default_estimator"]
+__all__ = ["Countable", "TokenCounter", "count_tokens", "count_tokens_async", "default_counter"]
 
 Countable: TypeAlias = str | Message | Sequence[Message | Mapping[str, Any]] | Request
 """What can be counted: a text, messages, or a whole request."""
@@ -35,10 +35,10 @@ _SURE = 20  # prompts after which learned errors narrow the bounds
 _KNOWN_FORMAT = (0.97, 1.06)  # chat formats and OpenAI's tools are counted by rules that models vary a little
 
 
-class TokenEstimator:
+class TokenCounter:
     """Counts tokens for any model, offline.
 
-    Safe in threads. One is shared by everything in the process that names none (:func:`default_estimator`); make your
+    Safe in threads. One is shared by everything in the process that names none (:func:`default_counter`); make your
     own to keep what one application learns apart from another.
 
     Args:
@@ -217,7 +217,7 @@ class TokenEstimator:
         return None
 
     def __repr__(self) -> str:
-        return f"TokenEstimator(tables={'none' if not self._use else 'a folder' if self._folder else 'installed'})"
+        return f"TokenCounter(tables={'none' if not self._use else 'a folder' if self._folder else 'installed'})"
 
 
 def _in_event_loop() -> bool:
@@ -284,11 +284,11 @@ def _made(
     )
 
 
-_default = TokenEstimator()
+_default = TokenCounter()
 
 
-def default_estimator() -> TokenEstimator:
-    """Return the estimator that the process shares."""
+def default_counter() -> TokenCounter:
+    """Return the counter that the process shares."""
     return _default
 
 
@@ -299,7 +299,7 @@ def count_tokens(
     tools: Sequence[Tool | Callable[..., Any]] = (),
     output: OutputSchema | type | None = None,
 ) -> TokenCount:
-    """Count the tokens of a text, messages or a request, offline; see :meth:`TokenEstimator.count`."""
+    """Count the tokens of a text, messages or a request, offline; see :meth:`TokenCounter.count`."""
     return _default.count(what, model=model, tools=tools, output=output)
 
 

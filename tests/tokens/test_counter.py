@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmprod import EmbedRequest, GenerateRequest, InvalidArgument, Message, Static, Usage
-from llmprod.tokens import TokenEstimator, count_tokens, count_tokens_async, default_estimator, tables
-from llmprod.tokens import estimator as module
+from llmprod.tokens import TokenCounter, count_tokens, count_tokens_async, default_counter, tables
+from llmprod.tokens import counter as module
 
 HAS_TABLES = tables.encoding("o200k_base") is not None
 needs_tables = pytest.mark.skipif(not HAS_TABLES, reason="needs llmprod[tokens]")
@@ -17,7 +17,7 @@ TEXT = "The water stood ankle-deep in the lanes of the old town."
 
 
 def rough(**options):
-    return TokenEstimator(tables="none", **options)
+    return TokenCounter(tables="none", **options)
 
 
 # ---- counting --------------------------------------------------------------------------------------------------------
@@ -30,7 +30,7 @@ def test_plain_text_is_exact_where_the_table_is_at_hand():
     assert counted.lower_bound == counted.upper_bound == int(counted) == 14
     assert counted.parts == {"text": 14}
     embedded = count_tokens(EmbedRequest(inputs=(TEXT, TEXT)), model="openai:text-embedding-3-small")
-    assert embedded.exact and embedded.method == "cl100k_base"
+    assert (embedded.exact, embedded.method) == (True, "cl100k_base")
 
 
 @needs_tables
@@ -84,7 +84,7 @@ def test_what_cannot_be_counted_is_an_error_without_its_text(what):
 )
 def test_options_are_checked(field, options):
     with pytest.raises(InvalidArgument) as caught:
-        TokenEstimator(**options)
+        TokenCounter(**options)
     assert caught.value.field == field
 
 
@@ -110,15 +110,15 @@ async def test_a_table_is_not_read_in_an_event_loop(monkeypatch):
 
     monkeypatch.setattr(tables, "_made", made)
     monkeypatch.setattr(tables, "_load", watched)
-    estimator = TokenEstimator()
-    first = estimator.count(TEXT, model="openai:gpt-5")
-    again = estimator.count(TEXT, model="openai:gpt-5")
-    assert not first.exact and not again.exact
+    counter = TokenCounter()
+    first = counter.count(TEXT, model="openai:gpt-5")
+    again = counter.count(TEXT, model="openai:gpt-5")
+    assert (first.exact, again.exact) == (False, False)
     read.set()
     with anyio.fail_after(20):
-        counted = await estimator.count_async(TEXT, model="openai:gpt-5")
+        counted = await counter.count_async(TEXT, model="openai:gpt-5")
     assert counted.exact
-    assert estimator.count(TEXT, model="openai:gpt-5").exact
+    assert counter.count(TEXT, model="openai:gpt-5").exact
     assert len(readers) == 1
     assert readers[0] is not threading.current_thread()
 
@@ -131,17 +131,17 @@ async def test_counting_in_a_thread_says_the_same():
 
 
 async def test_a_provider_with_a_tokenizer_of_its_own_is_asked():
-    class Engine(Static):
-        asked = []
+    asked = []
 
+    class Engine(Static):
         async def count_tokens(self, text, *, tools=None):
-            self.asked.append((text, tools))
+            asked.append((text, tools))
             return 42
 
     engine = Engine("Hi")
     counted = await count_tokens_async([Message.user(TEXT)], model=engine)
     assert (counted.tokens, counted.exact, counted.upper_bound) == (42, True, 42)
-    assert engine.asked == [((Message.user(TEXT),), None)]
+    assert asked == [((Message.user(TEXT),), None)]
     assert (await count_tokens_async(TEXT, model=engine)).tokens == 42
 
 
@@ -149,69 +149,69 @@ async def test_a_provider_with_a_tokenizer_of_its_own_is_asked():
 
 
 def test_estimates_follow_what_the_provider_counts():
-    estimator = rough()
+    counter = rough()
     model = "anthropic:claude-opus-4-8"
-    assert estimator.error(model) == (type(estimator.error(model)))(None, None, 0)
-    before = estimator.count([Message.user(TEXT * 20)], model=model)
+    assert counter.error(model) == (type(counter.error(model)))(None, None, 0)
+    before = counter.count([Message.user(TEXT * 20)], model=model)
     for _ in range(40):
-        counted = estimator.count([Message.user(TEXT * 20)], model=model)
-        estimator.learn(counted, Usage(input=int(before.raw), cache_read=int(before.raw * 0.3)))
-    after = estimator.count([Message.user(TEXT * 20)], model=model)
+        counted = counter.count([Message.user(TEXT * 20)], model=model)
+        counter.learn(counted, Usage(input=int(before.raw), cache_read=int(before.raw * 0.3)))
+    after = counter.count([Message.user(TEXT * 20)], model=model)
     assert after.tokens == pytest.approx(1.3 * before.tokens, rel=0.02)
     assert after.method.endswith("corrected")
     assert after.raw == before.raw
     assert after.upper_bound - after.tokens < 1.3 * (before.upper_bound - before.tokens)
-    error = estimator.error(model)
+    error = counter.error(model)
     assert error.count == 40
     assert error.mean < 0.1
 
 
 def test_models_are_learned_apart():
-    estimator = rough()
+    counter = rough()
     for _ in range(10):
-        counted = estimator.count([Message.user(TEXT * 20)], model="a:one")
-        estimator.learn(counted, int(counted.raw * 1.5))
-    assert estimator.count(TEXT, model="a:one").tokens > 1.3 * estimator.count(TEXT, model="a:two").tokens
-    assert estimator.error("a:two").count == 0
+        counted = counter.count([Message.user(TEXT * 20)], model="a:one")
+        counter.learn(counted, int(counted.raw * 1.5))
+    assert counter.count(TEXT, model="a:one").tokens > 1.3 * counter.count(TEXT, model="a:two").tokens
+    assert counter.error("a:two").count == 0
 
 
 def test_what_is_estimated_or_exact_teaches_nothing():
-    estimator = TokenEstimator()
-    counted = estimator.count([Message.user(TEXT)], model="x:y")
-    estimator.learn(counted, Usage(input=500, estimated=True))
-    assert estimator.error("x:y").count == 0
-    exact = estimator.count(TEXT, model="openai:gpt-5")
+    counter = TokenCounter()
+    counted = counter.count([Message.user(TEXT)], model="x:y")
+    counter.learn(counted, Usage(input=500, estimated=True))
+    assert counter.error("x:y").count == 0
+    exact = counter.count(TEXT, model="openai:gpt-5")
     if exact.exact:
-        estimator.learn(exact, 500)
-        assert estimator.error("openai:gpt-5").count == 0
+        counter.learn(exact, 500)
+        assert counter.error("openai:gpt-5").count == 0
 
 
 def test_bounds_narrow_at_most_half_of_the_way():
-    estimator = rough()
+    counter = rough()
     for _ in range(60):
-        counted = estimator.count([Message.user(TEXT * 20)], model="x:y")
-        estimator.learn(counted, round(counted.raw))
+        counted = counter.count([Message.user(TEXT * 20)], model="x:y")
+        counter.learn(counted, round(counted.raw))
     russian = "Утром вода ещё стояла на улицах старого города. " * 10
-    before, after = rough().count(russian, model="x:y"), estimator.count(russian, model="x:y")
+    before, after = rough().count(russian, model="x:y"), counter.count(russian, model="x:y")
     assert after.tokens == before.tokens
     assert after.upper_bound - after.tokens == pytest.approx((before.upper_bound - before.tokens) / 2, abs=1)
 
 
 def test_memory_is_bounded():
-    estimator = rough(models_at_most=4)
+    counter = rough(models_at_most=4)
     for number in range(100):
-        estimator.learn(estimator.count(TEXT, model=f"x:{number}"), 20)
-    assert len(estimator._learned) <= 8
+        counter.learn(counter.count(TEXT, model=f"x:{number}"), 20)
+    assert len(counter._learned) <= 8
 
 
 def test_many_threads_learn_and_count():
-    estimator = rough()
+    counter = rough()
     counts = []
 
     def work(number):
         for _ in range(50):
-            counted = estimator.count(TEXT * 10, model=f"x:{number % 3}")
-            estimator.learn(counted, round(counted.raw * 1.2))
+            counted = counter.count(TEXT * 10, model=f"x:{number % 3}")
+            counter.learn(counted, round(counted.raw * 1.2))
             counts.append(counted.tokens)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
@@ -220,9 +220,9 @@ def test_many_threads_learn_and_count():
     for thread in threads:
         thread.join()
     assert len(counts) == 300
-    assert sum(estimator.error(f"x:{number}").count for number in range(3)) == 300
+    assert sum(counter.error(f"x:{number}").count for number in range(3)) == 300
 
 
 def test_the_shared_estimator_is_one():
-    assert default_estimator() is default_estimator() is module._default
-    assert repr(default_estimator()) == "TokenEstimator(tables=installed)"
+    assert default_counter() is default_counter() is module._default
+    assert repr(default_counter()) == "TokenCounter(tables=installed)"
