@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from math import ceil
 
 __all__ = ["TokenCorrector", "TokenError"]
 
@@ -65,14 +66,14 @@ class TokenCorrector:
         if not self._results:
             return TokenError(None, None, self.count)
         off = sorted(abs(1.0 / ratio - 1.0) for ratio in self._results)
-        return TokenError(sum(off) / len(off), off[min(len(off) - 1, int(0.9 * len(off)))], self.count)
+        return TokenError(sum(off) / len(off), off[ceil(0.9 * len(off)) - 1], self.count)
 
     def quantile(self, share: float) -> float:
         """Return the real count by corrected estimate below which ``share`` of the prompts lay; 1 before any."""
         if not self._results:
             return 1.0
         results = sorted(self._results)
-        return results[min(len(results) - 1, int(share * len(results)))]
+        return results[max(1, ceil(share * len(results))) - 1]
 
     def _median(self) -> float:
         weighed: list[tuple[float, float]] = []
