@@ -75,7 +75,7 @@ def main() -> None:
 
 def _trust(kind: str, pieces: int) -> float:
     weight = _WEIGHT if kind in _MOST_WRITTEN else 1.0
-    return weight * min(1.0, _EQUAL / pieces) ** 0.5
+    return weight * float(min(1.0, _EQUAL / pieces) ** 0.5)
 
 
 def _quantiles(np: Any, ratio: Any) -> tuple[float, float]:

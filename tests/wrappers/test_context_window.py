@@ -217,6 +217,15 @@ async def test_a_trimmed_prompt_leaves_room_for_an_answer():
         assert (answer or reserve) <= left <= (answer or reserve) + 450
 
 
+async def test_a_history_that_leaves_no_room_for_an_answer_is_trimmed_too():
+    text = words(700)
+    for trim, messages in ((None, 3), ("oldest", 1)):
+        model = sized(1500)
+        talked = talk(Message.user(text), Message.assistant("Yes."), Message.user("And now?"))
+        await ask(wrapper(trim=trim, reserve=1200)(model), talked)
+        assert len(model.requests[0].messages) == messages
+
+
 async def test_what_still_does_not_fit_is_refused():
     model = sized(1000)
     with pytest.raises(ContextTooLong):
@@ -344,6 +353,25 @@ async def test_a_broken_or_untold_answer_teaches_nothing():
     with pytest.raises(ServerError):
         await ask(provider, talk(Message.user("Hi")))
     assert counter.error("scripted").count == 0
+
+
+async def test_a_call_that_cannot_be_looked_into_is_let_through_unless_something_counts_it():
+    class Call:
+        stream, drop_unsupported, max_tokens = False, False, None
+
+    sent = []
+
+    class Function(Scripted):
+        async def send(self, request, context):
+            sent.append(request)
+            return await super().send(talk(Message.user("Hi")), context)
+
+    call = Call()
+    model = Function(then="Hi", capabilities=Capabilities(context_window=100))
+    await (await wrapper(trim="oldest")(model).send(call, context())).read()
+    assert sent == [call]
+    with pytest.raises(ContextTooLong):
+        await wrapper(tokens=lambda request: 101)(model).send(call, context())
 
 
 # ---- options and place -----------------------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ def _patches(width: float, height: float, side: int) -> int:
 
 # ---- images: the others ----------------------------------------------------------------------------------------------
 
-_CLOSER = re.compile(r"claude-(?:opus-4-[7-9]|opus-[5-9]|sonnet-[5-9]|haiku-[5-9]|fable|mythos)")
+_CLOSER = re.compile(r"claude-(?:opus-4-[7-9]|opus-[5-9]|sonnet-[5-9]|haiku-[5-9])")
 
 
 def _anthropic(width: int, height: int, model: str, detail: str | None) -> float:

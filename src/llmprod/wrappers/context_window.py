@@ -129,7 +129,9 @@ class _ContextWindowProvider(WrappedProvider):
         targets = list(leaves(self.inner))
         windows = [self.wrapper.window_of(target) for target in targets]
         known = [window for window in windows if window is not None]
-        if known and len(known) == len(windows) and not self._surely(request, min(known)):
+        # What can't be looked into (a decorated function's call) is sent as it is, unless `tokens` counts it.
+        counted = isinstance(request, (GenerateRequest, EmbedRequest)) or self.wrapper.tokens is not None
+        if counted and known and len(known) == len(windows) and not self._surely(request, min(known)):
             request = await self._fitted(request, targets, known, context)
         response = await self.inner.send(request, context)
         response.on_close(lambda outcome: self._ended(outcome, request, response.deployment, targets))
@@ -138,12 +140,17 @@ class _ContextWindowProvider(WrappedProvider):
     def _surely(self, request: Request, window: int) -> bool:
         """Whether it fits by its length alone, at the cost of adding up."""
         most = most_bytes(request)
-        return most is not None and self.wrapper.tokens is None and most + _answer(request) <= window
+        return most is not None and self.wrapper.tokens is None and most + self._keep(request) <= window
+
+    def _keep(self, request: Request) -> int:
+        """Tokens to leave for the answer; where nothing may be trimmed, no more than the request asks for."""
+        trims = self.wrapper.trim is not None and isinstance(request, GenerateRequest)
+        return _answer(request) or (self.wrapper.reserve if trims else 0)
 
     async def _fitted(
         self, request: Request, providers: Sequence[Provider], windows: Sequence[int], context: Context
     ) -> Request:
-        answer = _answer(request)
+        answer, keep = _answer(request), self._keep(request)
         counts: dict[str, TokenCount] = {}
         targets: list[_Target] = []
         for provider, window in zip(providers, windows, strict=True):
@@ -152,11 +159,10 @@ class _ContextWindowProvider(WrappedProvider):
             targets.append(_Target(provider, window, counts[provider.name]))
         # The target with the most room decides: if it can't take the call, none can.
         best = max(targets, key=lambda target: target.spare(answer, target.count.tokens))
-        if best.spare(answer, best.count.upper_bound) >= 0:
+        if best.spare(keep, best.count.upper_bound) >= 0:
             return request
         others = [target for target in targets if target is not best]
         best = replace(best, count=await self._surer(request, best))
-        keep = answer or self.wrapper.reserve
         trims = self.wrapper.trim is not None and isinstance(request, GenerateRequest)
         if trims and best.spare(keep, best.count.tokens) < 0:
             request, best = self._trimmed(cast("GenerateRequest", request), best, keep, context)
@@ -254,6 +260,8 @@ class _ContextWindowProvider(WrappedProvider):
     def _ended(self, outcome: Outcome, request: Request, deployment: Hashable, targets: Sequence[Provider]) -> None:
         usage = outcome.usage
         if outcome.kind != "ok" or usage is None or usage.estimated or not usage.total_input:
+            return
+        if not isinstance(request, (GenerateRequest, EmbedRequest)):
             return
         served: Any = next(
             (target for target in targets if getattr(target, "identity", None) == deployment),
