@@ -4,7 +4,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmprod import Audio, EmbedRequest, File, GenerateRequest, Image, Message, OutputSchema, Refusal, Thinking, Tool
+from llmprod import (
+    Audio,
+    EmbedRequest,
+    File,
+    GenerateRequest,
+    Image,
+    InvalidArgument,
+    Message,
+    OutputSchema,
+    Refusal,
+    Thinking,
+    Tool,
+)
 from llmprod.mechanisms.token_estimate import TokenEstimate, rough_tokens
 from llmprod.mechanisms.token_prompt import PromptTokens, message_tokens, most_bytes, prompt_tokens
 from llmprod.types import Opaque, Text, ToolCall, ToolResult
@@ -53,6 +65,39 @@ def test_a_message_more_is_hardly_a_token_less(messages, more, model):
 def test_texts_to_embed_have_no_marks(texts, model):
     parts = prompt_tokens(EmbedRequest(inputs=texts), model)
     assert parts == PromptTokens(text=parts.text)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["type", "properties", "items", "anyOf", "$defs", "enum", "description", "required"])
+            | TEXTS,
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["properties", "items", "anyOf", "$defs", "enum", "x"]), JSON), TEXTS, MODELS)
+def test_any_schema_that_a_tool_may_have_is_counted(schema, description, model):
+    try:
+        tool = Tool(name="look", description=description, parameters={"type": "object", **schema})
+    except InvalidArgument:
+        return
+    found = prompt_tokens(ask("Hi", tools=(tool,)), model).tools
+    assert 0 < found.low <= found.tokens <= found.high
+
+
+def test_a_schema_that_is_nested_for_ever_ends():
+    schema: dict = {"type": "object", "properties": {"a": {}}}
+    for _ in range(100):
+        schema = {"type": "object", "properties": {"a": schema}}
+    tool = Tool(name="look", description="", parameters=schema)
+    assert prompt_tokens(ask("Hi", tools=(tool,)), "openai:gpt-5").tools.tokens > 50
 
 
 def test_what_is_no_request_has_none():

@@ -60,6 +60,13 @@ def test_the_upper_bound_is_almost_never_too_low_and_the_lower_one_rarely_too_hi
     assert len(below) <= len(every) / 50, below
 
 
+@pytest.mark.parametrize("kind", ["English", "code", "JSON"])
+def test_long_texts_are_known_better_than_their_parts(kind):
+    text = "\n".join(TEXTS[kind])
+    assert len(text) > 50_000
+    assert text_tokens(text, "o200k") == pytest.approx(O200K.count(text), rel=0.12)
+
+
 def test_learning_brings_the_error_down():
     taught, untaught = TokenCounter(tables="none"), TokenCounter(tables="none")
     for piece in TEXTS["English"][::2]:
