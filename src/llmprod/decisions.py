@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AttemptRefused", "BreakerChanged", "CallShed", "CallThrottled", "CallWaited", "ChaosInjected",
-    "ConcurrencyChanged", "CrawlStopped", "Decision", "HedgeEnded", "HedgeStarted", "KeyQuarantined", "LeastBadTried",
-    "LimitCalibrated", "LimitRefused", "LimitStoreChanged", "LimitWaited", "Listener", "QuotaPaused", "ResumeRefused",
-    "RetryScheduled", "StreamHeld", "StreamResumed", "TargetChosen", "TargetPaused",
+    "ConcurrencyChanged", "CrawlStopped", "Decision", "HedgeEnded", "HedgeStarted", "HistoryTrimmed", "KeyQuarantined",
+    "LeastBadTried", "LimitCalibrated", "LimitRefused", "LimitStoreChanged", "LimitWaited", "Listener", "QuotaPaused",
+    "ResumeRefused", "RetryScheduled", "StreamHeld", "StreamResumed", "TargetChosen", "TargetPaused",
 ]  # fmt: skip
 
 
@@ -317,6 +317,27 @@ class ConcurrencyChanged(Decision):
     wrapper: ClassVar[str] = "Bulkhead"
     before: int
     after: int
+
+
+# ---- prompts ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryTrimmed(Decision):
+    """Messages were left out of a history that would not have fitted into the model's window.
+
+    Attributes:
+        messages: how many.
+        tokens: of them, estimated.
+        policy: ``oldest``, ``middle``, or ``function`` for one of your own.
+        window: of the target, in tokens.
+    """
+
+    wrapper: ClassVar[str] = "ContextWindow"
+    messages: int
+    tokens: int
+    policy: str
+    window: int
 
 
 # ---- streams ---------------------------------------------------------------------------------------------------------

@@ -259,9 +259,19 @@ class BadRequest(ProviderError):
 
 
 class ContextTooLong(BadRequest):
-    """The prompt, or the prompt and ``max_tokens``, exceed the model's context window."""
+    """The prompt, or the prompt and ``max_tokens``, exceed the model's context window.
+
+    Attributes:
+        tokens: the prompt's tokens, where they were estimated here before it was sent; else None.
+        window: the window in tokens, where known; else None.
+    """
 
     what = "the request exceeds the context window"
+
+    def __init__(self, *, tokens: int | None = None, window: int | None = None, **fields: Any) -> None:
+        super().__init__(**fields)
+        self.tokens = tokens
+        self.window = window
 
 
 class ContentFiltered(BadRequest):

@@ -1,10 +1,10 @@
 """How many tokens a call will use, before anybody has counted them.
 
-The prompt: bytes of UTF-8 by four (a token is about four English letters, and three bytes of Chinese are about one),
-corrected by what the target counted so far. The answer: the mean of the target's answers to the same prompt name, since
-``max_tokens`` taken at its word would leave most of an allowance unused (most answers are far shorter). The mean, not a
-high quantile: what is reserved too little is settled into debt soon after, and what is reserved too much makes calls
-wait for nothing.
+The prompt: bytes of UTF-8 by four where it is all ASCII (a token is about four English letters), by what it is made of
+where it is not (:mod:`llmprod.mechanisms.token_prompt`), corrected by what the target counted so far. The answer: the
+mean of the target's answers to the same prompt name, since ``max_tokens`` taken at its word would leave most of an
+allowance unused (most answers are far shorter). The mean, not a high quantile: what is reserved too little is settled
+into debt soon after, and what is reserved too much makes calls wait for nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
+from llmprod.mechanisms.token_prompt import prompt_tokens
 from llmprod.request import EmbedRequest, GenerateRequest, Request
 from llmprod.types import Audio, File, Image, Message, Text, Thinking, ToolCall, ToolResult
 
@@ -51,10 +52,14 @@ class TokenEstimate:
     Args:
         tokens: counts the prompt tokens of a request exactly; takes the place of the estimate from its length.
         output: what an answer is taken for before any was seen, in tokens (default 300).
+        model: whose tokens, such as ``openai:gpt-5`` (default: no model's in particular).
     """
 
-    def __init__(self, *, tokens: Callable[[Request], int] | None = None, output: float = _FIRST_OUTPUT) -> None:
+    def __init__(
+        self, *, tokens: Callable[[Request], int] | None = None, output: float = _FIRST_OUTPUT, model: str = ""
+    ) -> None:
         self._tokens = tokens
+        self._model = model
         self._first_output = output
         self._told = _Mean()
         self._raw = _Mean()
@@ -66,7 +71,9 @@ class TokenEstimate:
         """Prompt tokens before any correction; 0 for what can't be looked into (a decorated function's call)."""
         if self._tokens is not None:
             return float(self._tokens(request))
-        return rough_tokens(request)
+        # Four bytes a token are near enough for English, code and JSON, and cost nothing. Other scripts and media are
+        # not like that, and one correction for all would leave a mixture of languages off by half.
+        return rough_tokens(request) if _plain(request) else prompt_tokens(request, self._model).total.tokens
 
     def input(self, raw: float) -> float:
         """Prompt tokens, corrected by experience; ``raw`` is :meth:`raw_input`'s."""
@@ -120,6 +127,23 @@ def rough_tokens(request: Request) -> float:
     if request.output is not None:
         total += len(to_json(request.output.schema)) / _BYTES_A_TOKEN
     return total
+
+
+def _plain(request: Request) -> bool:
+    """Whether the prompt is text in ASCII, as far as it is looked into."""
+    if isinstance(request, EmbedRequest):
+        return all(map(str.isascii, request.inputs))
+    if not isinstance(request, GenerateRequest):
+        return True
+    return all(
+        part.text.isascii()
+        if isinstance(part, (Text, Thinking))
+        else part.arguments.isascii()
+        if isinstance(part, ToolCall)
+        else isinstance(part, ToolResult) and isinstance(part.content, str) and part.content.isascii()
+        for message in request.messages
+        for part in message.parts
+    )
 
 
 def _size(text: str) -> int:

@@ -206,7 +206,7 @@ class _RateLimitProvider(WrappedProvider):
 
     def __init__(self, inner: Provider, wrapper: RateLimit) -> None:
         super().__init__(inner, wrapper)
-        self._estimate = TokenEstimate(tokens=wrapper.tokens)
+        self._estimate = TokenEstimate(tokens=wrapper.tokens, model=inner.name)
         self._counts_tokens = not wrapper.dimensions <= {"requests"}
         self._quota = wrapper.per is not None
         self._store_lost = False
