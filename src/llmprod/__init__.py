@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from llmprod.decisions import Decision as Decision
     from llmprod.decisions import HedgeEnded as HedgeEnded
     from llmprod.decisions import HedgeStarted as HedgeStarted
+    from llmprod.decisions import HistoryTrimmed as HistoryTrimmed
     from llmprod.decisions import KeyQuarantined as KeyQuarantined
     from llmprod.decisions import LeastBadTried as LeastBadTried
     from llmprod.decisions import LimitCalibrated as LimitCalibrated
@@ -194,6 +195,12 @@ if TYPE_CHECKING:
     from llmprod.schema import Tool as Tool
     from llmprod.stores.redis import RedisLimits as RedisLimits
     from llmprod.sync_response import SyncResponse as SyncResponse
+    from llmprod.tokens import TokenCount as TokenCount
+    from llmprod.tokens import TokenCounter as TokenCounter
+    from llmprod.tokens import TokenError as TokenError
+    from llmprod.tokens import count_tokens as count_tokens
+    from llmprod.tokens import count_tokens_async as count_tokens_async
+    from llmprod.tokens import default_counter as default_counter
     from llmprod.trace import Attempt as Attempt
     from llmprod.trace import Trace as Trace
     from llmprod.types import Audio as Audio
@@ -227,6 +234,7 @@ if TYPE_CHECKING:
     from llmprod.wrappers.bulkhead import Bulkhead as Bulkhead
     from llmprod.wrappers.chaos import Chaos as Chaos
     from llmprod.wrappers.circuit_breaker import CircuitBreaker as CircuitBreaker
+    from llmprod.wrappers.context_window import ContextWindow as ContextWindow
     from llmprod.wrappers.deadline import Deadline as Deadline
     from llmprod.wrappers.failover import Failover as Failover
     from llmprod.wrappers.hedge import Hedge as Hedge
@@ -280,6 +288,7 @@ _HOME = {
         "Decision",
         "HedgeEnded",
         "HedgeStarted",
+        "HistoryTrimmed",
         "KeyQuarantined",
         "LeastBadTried",
         "LimitCalibrated",
@@ -471,6 +480,14 @@ _HOME = {
     ),
     "stores.redis": ("RedisLimits",),
     "sync_response": ("SyncResponse",),
+    "tokens": (
+        "TokenCount",
+        "TokenCounter",
+        "TokenError",
+        "count_tokens",
+        "count_tokens_async",
+        "default_counter",
+    ),
     "trace": (
         "Attempt",
         "Trace",
@@ -514,6 +531,7 @@ _HOME = {
     "wrappers.bulkhead": ("Bulkhead",),
     "wrappers.chaos": ("Chaos",),
     "wrappers.circuit_breaker": ("CircuitBreaker",),
+    "wrappers.context_window": ("ContextWindow",),
     "wrappers.deadline": ("Deadline",),
     "wrappers.failover": ("Failover",),
     "wrappers.hedge": ("Hedge",),
