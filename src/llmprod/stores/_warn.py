@@ -29,9 +29,3 @@ class Warner:
         if left_out:
             message, parts = f"{message} (and %d times since the last warning)", (*parts, left_out)
         _log.warning(message, *parts)  # the message is a constant of this library
-
-    def over(self, kind: str) -> None:
-        """What ``kind`` warned of is over: the next one is logged at once."""
-        if kind in self._said:
-            with self._lock:
-                self._said.pop(kind, None)
