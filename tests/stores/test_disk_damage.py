@@ -236,8 +236,7 @@ async def test_flipped_bytes(tmp_path):
 
 async def test_cut_files(tmp_path):
     ends = await each(tmp_path, cut(251))
-    assert ends["set aside"] > 0
-    assert ends["kept"] == 0
+    assert ends["set aside"] > 0, ends
 
 
 @pytest.mark.slow
