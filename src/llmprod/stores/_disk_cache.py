@@ -28,7 +28,7 @@ _METADATA = ("count", "size", "hits", "misses")
 # be a SIGBUS. NORMAL in WAL mode: a power failure may lose the last entries, and damages nothing.
 _PRAGMAS = (
     "auto_vacuum = 1",
-    "cache_size = -8192",
+    "cache_size = -4096",
     "journal_mode = wal",
     "journal_size_limit = 4194304",
     "mmap_size = 0",
@@ -41,7 +41,7 @@ _SETTINGS: dict[str, Any] = {
     "eviction_policy": "least-recently-stored",
     "cull_limit": 10,
     "sqlite_auto_vacuum": 1,
-    "sqlite_cache_size": -8192,
+    "sqlite_cache_size": -4096,
     "sqlite_journal_mode": "wal",
     "sqlite_mmap_size": 0,
     "sqlite_synchronous": 1,

@@ -67,6 +67,7 @@ class Files:
                 try:
                     self._reader.execute("PRAGMA query_only = 1").fetchall()
                     self._reader.execute("PRAGMA busy_timeout = 0").fetchall()
+                    self._reader.execute("PRAGMA cache_size = -32768").fetchall()  # diskcache's 32 MB, as it fills
                 except BaseException:
                     self._reader.close()
                     raise
@@ -185,7 +186,7 @@ def _private_file(path: str) -> None:
                     os.chmod(each, 0o600)
 
 
-def sort_of(error: BaseException) -> str:
+def sort_of(error: BaseException, folder: Path, number: int) -> str:
     """Return what an error of SQLite, diskcache or the files means: ``busy``, ``full``, ``away`` or ``broken``."""
     seen: list[BaseException] = []
     step: BaseException | None = error
@@ -204,6 +205,9 @@ def sort_of(error: BaseException) -> str:
         return "broken"
     if codes & {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
         return "busy"
+    if sqlite3.SQLITE_READONLY in codes:  # SQLite says so of a damaged header too
+        place = folder / f"db-{number}"
+        return "broken" if os.access(place, os.W_OK) and os.access(place / "cache.db", os.W_OK) else "away"
     if codes & _AWAY or numbers:
         return "away"
     return "broken"
@@ -212,7 +216,7 @@ def sort_of(error: BaseException) -> str:
 _FULL = frozenset((28, 27, 122))  # ENOSPC, EFBIG, EDQUOT
 _AWAY = frozenset(
     (
-        sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM,
         sqlite3.SQLITE_AUTH, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_PROTOCOL,
         sqlite3.SQLITE_NOLFS,
     )

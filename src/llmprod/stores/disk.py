@@ -196,7 +196,7 @@ class DiskStore:
                             files.cache.rollback()  # a COMMIT that failed leaves it open
                         raise
             except Exception as error:
-                sort = "foreign" if isinstance(error, Foreign) else sort_of(error)
+                sort = "foreign" if isinstance(error, Foreign) else sort_of(error, self.path, self._number)
                 if sort == "broken" and not last and self._heal():
                     continue
                 self._warn(sort, "DiskStore: %s (%s)", _WHY[sort], type(error).__name__)
