@@ -12,7 +12,7 @@ import pytest
 
 from llmprod import InvalidArgument
 from llmprod.errors import StoreUnavailable
-from llmprod.testing._store import StoreConformance
+from llmprod.testing import StoreConformance
 
 diskcache = pytest.importorskip("diskcache")
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from llmprod import InvalidArgument
 from llmprod.stores.memory import MemoryStore
-from llmprod.testing._store import StoreConformance
+from llmprod.testing import StoreConformance
 
 pytest.importorskip("cryptography")
 

@@ -12,7 +12,7 @@ from llmprod import InvalidArgument
 from llmprod.errors import StoreUnavailable
 from llmprod.store import Store
 from llmprod.stores.memory import MemoryStore
-from llmprod.testing._store import StoreConformance
+from llmprod.testing import StoreConformance
 from tests.mechanisms.hand_clock import HandClock
 
 

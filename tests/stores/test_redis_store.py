@@ -9,7 +9,7 @@ import pytest
 
 from llmprod import InvalidArgument
 from llmprod.errors import StoreUnavailable
-from llmprod.testing._store import StoreConformance
+from llmprod.testing import StoreConformance
 
 redis = pytest.importorskip("redis")
 
