@@ -35,6 +35,7 @@ NOT_OPTIONS = {
     "wait",
     "client",
     "server",
+    "path",
     "local",
     "limit",
 }

@@ -487,5 +487,5 @@ def test_bad_options_are_named(options, field):
 
 def test_a_url_with_a_password_is_not_shown():
     store = RedisLimits("valkey://user:secret@localhost:6379/0")
-    assert store._url == "redis://user:secret@localhost:6379/0"
+    assert store._link.url == "redis://user:secret@localhost:6379/0"
     assert "secret" not in repr(store)

@@ -26,13 +26,13 @@ from llmprod.mechanisms.limit_headers import LimitReading
 from llmprod.mechanisms.limit_store import DAY, Calibrated, Leave, Limits, Shortage
 from llmprod.mechanisms.rate_limit import RateLimiter, matches
 from llmprod.stores._limits_script import SCRIPT
+from llmprod.stores._redis_link import RedisLink
 
 __all__ = ["RedisLimits"]
 
 _SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 _UNTOLD_AT_MOST = 10_000
 _LOCAL_AT_MOST = 10_000
-_PROBE, _PROBE_AT_MOST = 0.5, 10.0
 _log = logging.getLogger("llmprod")
 
 
@@ -77,28 +77,20 @@ class RedisLimits:
         if not isinstance(prefix, str) or not prefix or "{" in prefix or "}" in prefix:
             raise InvalidArgument("prefix", repr(prefix)[:40], "a string without braces")
         _validate.whole("processes", processes, 1, optional=True)
-        _validate.seconds("timeout", timeout)
         _validate.seconds("lease", lease)
-        self._url: str | None = _address(server) if isinstance(server, str) else None
-        if self._url is None and not hasattr(server, "evalsha"):
-            raise InvalidArgument("server", type(server).__name__, "a URL, or a client of redis.asyncio")
-        self._errors = _redis_errors()
-        self._client: Any = None if isinstance(server, str) else server
+        self._link = RedisLink(
+            "RedisLimits", server, timeout=timeout, clock=clock, random=random,
+            on_lost=self._is_lost, on_probe=self._drain, on_back=self._is_back,
+        )  # fmt: skip
         self.prefix = prefix
         self.when_lost: Literal["local_share", "refuse"] = when_lost
         self.processes = processes
         self.timeout = timeout
         self.lease = lease
         self._clock = clock
-        self._random = random
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._process = uuid.uuid4().hex[:12]
         self._ids = itertools.count()
         self._seen = 1
-        self._lost = False
-        self._probe_at = 0.0
-        self._probe_wait = _PROBE
-        self._probing: asyncio.Task[None] | None = None
         self._telling: asyncio.Task[None] | None = None
         self._untold: deque[tuple[list[str], list[str], Callable[[], None]]] = deque(maxlen=_UNTOLD_AT_MOST)
         self._local: OrderedDict[str, tuple[RateLimiter, Limits]] = OrderedDict()
@@ -106,7 +98,7 @@ class RedisLimits:
     @property
     def lost(self) -> bool:
         """Redis can't be reached now."""
-        return self._lost
+        return self._link.lost
 
     @property
     def mode(self) -> str:
@@ -125,8 +117,8 @@ class RedisLimits:
             InvalidArgument: used on trio, or on two event loops at once.
         """
         self._here()
-        if self._lost:
-            self._look_for_it()
+        if self._link.lost:
+            self._link.look()
             return self._without(key, limits, costs, on_room)
         keys = self._keys(key)
         leave = _Lease(self, keys, limits, costs, f"{self._process}:{next(self._ids)}", on_room)
@@ -134,9 +126,9 @@ class RedisLimits:
         arguments += [repr(float(costs.get(limit.dimension, 0.0))) for limit in limits.rates]
         try:
             answer: list[Any] = await self._run(keys, arguments)
-        except self._errors as error:
+        except self._link.errors as error:
             leave.cancel()  # it may have arrived all the same
-            self._lose(error)
+            self._link.lose(error)
             return self._without(key, limits, costs, on_room)
         except BaseException:
             leave.cancel()
@@ -154,15 +146,15 @@ class RedisLimits:
         local = self._local.get(key)
         if local is not None:
             local[0].throttled(seconds)
-        if not self._lost:
+        if not self._link.lost:
             self.later(self._keys(key), [*_head("throttled", limits), repr(float(seconds))], _nothing)
 
     def _without(
         self, key: str, limits: Limits, costs: Mapping[str, float], on_room: Callable[[], None]
     ) -> Leave | Shortage:
         if self.when_lost == "refuse":
-            after = max(0.0, self._probe_at - self._clock.now())
-            raise RateLimitExceeded(dimension="store", retry_after=round(after, 3), detail="the shared store is lost")
+            after = self._link.retry_after
+            raise RateLimitExceeded(dimension="store", retry_after=after, detail="the shared store is lost")
         known = self._local.get(key)
         if known is None:
             local = RateLimiter(limits.share(self.processes or self._seen), clock=self._clock)
@@ -178,60 +170,43 @@ class RedisLimits:
 
     # ---- lost, and back ---------------------------------------------------------------------------------------------
 
-    def _lose(self, error: BaseException) -> None:
-        if not self._lost:
-            self._lost = True
-            self._probe_wait = _PROBE
-            self._probe_at = self._clock.now() + self._probe_wait
-            _log.warning("the shared store of rate limits is lost (%s); %s", type(error).__name__, self.when_lost)
+    def _is_lost(self, error: BaseException) -> None:
+        _log.warning("the shared store of rate limits is lost (%s); %s", type(error).__name__, self.when_lost)
 
-    def _look_for_it(self) -> None:
-        if self._probing is None and self._clock.now() >= self._probe_at and self._loop is not None:
-            self._probing = self._loop.create_task(self._probe())
+    async def _drain(self) -> None:
+        for key, (_, limits) in list(self._local.items()):
+            if any(limit.paced for limit in limits.rates):
+                await self._run(self._keys(key), _head("drain", limits))
 
-    async def _probe(self) -> None:
-        try:
-            async with asyncio.timeout(self.timeout):
-                await self._connected().ping()
-            for key, (_, limits) in list(self._local.items()):
-                if any(limit.paced for limit in limits.rates):
-                    await self._run(self._keys(key), _head("drain", limits))
-        except self._errors:
-            self._probe_wait = min(_PROBE_AT_MOST, self._probe_wait * 2)
-            wait = self._probe_wait * (0.5 + self._random.random() / 2)
-            self._probe_at = self._clock.now() + wait
-        else:
-            self._lost = False
-            # What the provider said before is of no use now; leases may still be there.
-            self._untold = deque((item for item in self._untold if item[1][0] == "end"), _UNTOLD_AT_MOST)
-            self._local.clear()  # what is under way holds on to its own limiter
-            _log.warning("the shared store of rate limits is back")
-            self._start_telling()
-        finally:
-            self._probing = None
+    def _is_back(self) -> None:
+        # What the provider said before is of no use now; leases may still be there.
+        self._untold = deque((item for item in self._untold if item[1][0] == "end"), _UNTOLD_AT_MOST)
+        self._local.clear()  # what is under way holds on to its own limiter
+        _log.warning("the shared store of rate limits is back")
+        self._start_telling()
 
     # ---- telling what was used --------------------------------------------------------------------------------------
 
     def later(self, keys: list[str], arguments: list[str], then: Callable[[], None]) -> None:
         """Run the script in the background; called by leases, also where nothing may be awaited."""
         self._untold.append((keys, arguments, then))
-        if self._loop is not None and not self._lost and self._telling is None:
+        if self._link.loop is not None and not self._link.lost and self._telling is None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
-                self._loop.call_soon_threadsafe(self._start_telling)
+                self._link.loop.call_soon_threadsafe(self._start_telling)
 
     def _start_telling(self) -> None:
-        if self._telling is None and self._untold and not self._lost and self._loop is not None:
-            self._telling = self._loop.create_task(self._tell())
+        if self._telling is None and self._untold and not self._link.lost and self._link.loop is not None:
+            self._telling = self._link.loop.create_task(self._tell())
 
     async def _tell(self) -> None:
         try:
-            while self._untold and not self._lost:
+            while self._untold and not self._link.lost:
                 item = self._untold.popleft()
                 try:
                     await self._run(item[0], item[1])
-                except self._errors as error:
+                except self._link.errors as error:
                     self._untold.appendleft(item)  # to tell twice does no harm: a lease ends once
-                    self._lose(error)
+                    self._link.lose(error)
                     return
                 item[2]()
         finally:
@@ -241,7 +216,7 @@ class RedisLimits:
         """Return when what was settled has been told, or Redis is lost."""
         if self._untold:
             self._here()
-        while self._untold and not self._lost:
+        while self._untold and not self._link.lost:
             self._start_telling()
             if self._telling is None:
                 return
@@ -250,55 +225,20 @@ class RedisLimits:
     async def aclose(self) -> None:
         """Tell what is untold; close the connections, if they are ours."""
         await self.flush()
-        for task in (self._probing, self._telling):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait([task])
-        if self._url is not None and self._client is not None:
-            client, self._client = self._client, None
-            await client.aclose()
+        if self._telling is not None:
+            task = self._telling
+            task.cancel()
+            await asyncio.wait([task])
+        await self._link.aclose()
 
     # ---- Redis ------------------------------------------------------------------------------------------------------
 
     def _here(self) -> None:
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            raise InvalidArgument("store", "RedisLimits on trio", "asyncio, which is all that redis-py has") from None
-        if self._loop is loop:
-            return
-        if self._loop is not None and not self._loop.is_closed():
-            raise InvalidArgument("store", "one RedisLimits on two event loops", "one for each event loop")
-        self._loop = loop
-        self._telling = self._probing = None
-        if self._url is not None:
-            self._client = None  # its connections belonged to the loop that is closed
-
-    def _connected(self) -> Any:
-        if self._client is None:
-            from redis.asyncio import Redis
-            from redis.asyncio.retry import Retry
-            from redis.backoff import NoBackoff
-
-            assert self._url is not None
-            # One retry, at once: a server that restarted has closed the connections of the pool.
-            self._client = Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
-                self._url,
-                socket_timeout=self.timeout,
-                socket_connect_timeout=self.timeout,
-                retry=Retry(NoBackoff(), 1),
-            )
-        return self._client
+        if self._link.here():
+            self._telling = None
 
     async def _run(self, keys: list[str], arguments: list[str]) -> Any:
-        from redis.exceptions import NoScriptError
-
-        client = self._connected()
-        async with asyncio.timeout(self.timeout):
-            try:
-                return await client.evalsha(_SHA, len(keys), *keys, *arguments)
-            except NoScriptError:
-                return await client.eval(SCRIPT, len(keys), *keys, *arguments)
+        return await self._link.run(_SHA, SCRIPT, keys, arguments)
 
     def _keys(self, key: str) -> list[str]:
         # Hashed, since a key may hold a user's name or an API key; in braces, so that a cluster keeps them together.
@@ -306,7 +246,7 @@ class RedisLimits:
         return [f"{self.prefix}:{{{tag}}}:{part}" for part in ("limits", "leases", "processes")]
 
     def __repr__(self) -> str:
-        return f"<RedisLimits {self.prefix!r}, {'lost: ' + self.when_lost if self._lost else 'connected'}>"
+        return f"<RedisLimits {self.prefix!r}, {'lost: ' + self.when_lost if self._link.lost else 'connected'}>"
 
 
 class _Lease:
@@ -376,21 +316,3 @@ def _nothing() -> None:
 
 def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _address(url: str) -> str:
-    scheme, _, rest = url.partition("://")
-    known = {"valkey": "redis", "valkeys": "rediss", "redis": "redis", "rediss": "rediss", "unix": "unix"}
-    if scheme not in known or not rest:
-        raise InvalidArgument(
-            "server", scheme[:20] if rest else "no URL", "a redis://, rediss://, valkey:// or unix:// URL"
-        )
-    return f"{known[scheme]}://{rest}"
-
-
-def _redis_errors() -> tuple[type[BaseException], ...]:
-    try:
-        from redis.exceptions import RedisError
-    except ImportError:
-        raise ImportError("RedisLimits needs redis: pip install llmprod[redis]") from None
-    return (RedisError, OSError, TimeoutError)

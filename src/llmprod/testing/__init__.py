@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ._pair import scripted_pair as scripted_pair
     from ._stacks import StackChecks as StackChecks
     from ._stacks import assert_stack as assert_stack
+    from ._store import StoreConformance as StoreConformance
     from ._toxics import Toxics as Toxics
     from ._virtual import run_virtual as run_virtual
     from ._virtual import virtual_backend as virtual_backend
@@ -40,6 +41,7 @@ _HOME = {
     "_no_waits": ("NoWaits", "no_waits"),
     "_pair": ("ScriptHandle", "ScriptedCall", "scripted_pair"),
     "_stacks": ("StackChecks", "assert_stack"),
+    "_store": ("StoreConformance",),
     "_toxics": ("Toxics",),
     "_virtual": ("run_virtual", "virtual_backend"),
     "behaviour": (
