@@ -93,6 +93,7 @@ if TYPE_CHECKING:
     from llmprod.errors import Rejected as Rejected
     from llmprod.errors import ServerError as ServerError
     from llmprod.errors import Shed as Shed
+    from llmprod.errors import StoreUnavailable as StoreUnavailable
     from llmprod.errors import StreamInterrupted as StreamInterrupted
     from llmprod.errors import StreamTooSlow as StreamTooSlow
     from llmprod.errors import TransportError as TransportError
@@ -193,7 +194,13 @@ if TYPE_CHECKING:
     from llmprod.response import WrappedSource as WrappedSource
     from llmprod.schema import OutputSchema as OutputSchema
     from llmprod.schema import Tool as Tool
+    from llmprod.store import Store as Store
+    from llmprod.stores.disk import DiskStore as DiskStore
+    from llmprod.stores.encrypted import Encrypted as Encrypted
+    from llmprod.stores.memory import MemoryStats as MemoryStats
+    from llmprod.stores.memory import MemoryStore as MemoryStore
     from llmprod.stores.redis import RedisLimits as RedisLimits
+    from llmprod.stores.redis_store import RedisStore as RedisStore
     from llmprod.sync_response import SyncResponse as SyncResponse
     from llmprod.tokens import TokenCount as TokenCount
     from llmprod.tokens import TokenCounter as TokenCounter
@@ -343,6 +350,7 @@ _HOME = {
         "Rejected",
         "ServerError",
         "Shed",
+        "StoreUnavailable",
         "StreamInterrupted",
         "StreamTooSlow",
         "TransportError",
@@ -478,7 +486,15 @@ _HOME = {
         "OutputSchema",
         "Tool",
     ),
+    "store": ("Store",),
+    "stores.disk": ("DiskStore",),
+    "stores.encrypted": ("Encrypted",),
+    "stores.memory": (
+        "MemoryStats",
+        "MemoryStore",
+    ),
     "stores.redis": ("RedisLimits",),
+    "stores.redis_store": ("RedisStore",),
     "sync_response": ("SyncResponse",),
     "tokens": (
         "TokenCount",
