@@ -108,6 +108,28 @@ class ClientClosed(LLMProdError, RuntimeError):
         return "the client is closed; make a new one"
 
 
+class StoreUnavailable(LLMProdError):
+    """A store can't be reached, read or written now, or is full. A cache takes it for a miss.
+
+    Attributes:
+        store: which store, as ``RedisStore``.
+        why: what is wrong, in a few words.
+    """
+
+    origin: Origin = "app"
+    transient: bool = True
+
+    def __init__(self, store: str, why: str, *, retry_after: float | None = None) -> None:
+        super().__init__(store, why)
+        self.store = store
+        self.why = why
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        after = f", retry after {self.retry_after:g} s" if self.retry_after is not None else ""
+        return f"{self.store} is unavailable: {self.why}{after}"
+
+
 class CallError(LLMProdError):
     """An attempt to call a target failed.
 
@@ -554,6 +576,7 @@ __all__ = [
     "Rejected",
     "ServerError",
     "Shed",
+    "StoreUnavailable",
     "StreamInterrupted",
     "StreamTooSlow",
     "TransportError",

@@ -24,6 +24,7 @@ from llmprod import (
     Usage,
     Verdict,
     classify,
+    errors,
 )
 from llmprod.errors import CallError, CallTimeout, UnsupportedParameter, machine_token
 from llmprod.events import Finish, TextDelta
@@ -47,6 +48,7 @@ SPECIAL = {
     "UnsupportedParameter": ("openai:gpt", ("seed",)),
     "ForkedProcess": ("a Client",),
     "ClientClosed": (),
+    "StoreUnavailable": ("RedisStore", "no connection"),
     "LLMProdError": ("words",),
     "AllTargetsFailed": (
         (("a", Overloaded(provider="a")), ("b", ValueError("x"))),
@@ -104,13 +106,14 @@ TABLE = [
     ("MissingKey", FATAL, (False, False), "unknown"),
     ("ForkedProcess", FATAL, (False, False), "unknown"),
     ("ClientClosed", FATAL, (False, False), "unknown"),
+    ("StoreUnavailable", FATAL, (False, False), "unknown"),
     ("LLMProdError", FATAL, (False, False), "unknown"),
 ]
 
 
 @pytest.mark.parametrize(("name", "action", "flags", "health"), TABLE)
 def test_what_each_error_means(name, action, flags, health):
-    kind = getattr(llmprod, name)
+    kind = getattr(errors, name)
     error = kind(*SPECIAL[name]) if name in SPECIAL else kind()
     verdict = classify(error)
     assert (verdict.action, (verdict.throttled, verdict.prefer_other), verdict.health) == (action, flags, health)
@@ -215,3 +218,11 @@ def test_every_error_says_who_caused_it():
         assert kind.origin in ("user", "app", "provider", "network", "policy")
         if issubclass(kind, CallError):
             assert kind.what
+
+
+def test_a_store_that_is_away_says_when_to_ask_again():
+    error = errors.StoreUnavailable("RedisStore", "no connection", retry_after=2.5)
+    assert str(error) == "RedisStore is unavailable: no connection, retry after 2.5 s"
+    assert (error.transient, error.origin) == (True, "app")
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.store, again.retry_after) == (str(error), "RedisStore", 2.5)
