@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from llmprod.context import Context
 from llmprod.decisions import CacheSkipped, CacheStored
-from llmprod.errors import AllTargetsFailed, BadRequest, CallError, ContentFiltered, InvalidOutput
+from llmprod.errors import AllTargetsFailed, BadRequest, CallError, ContentFiltered, InvalidArgument, InvalidOutput
 from llmprod.events import PartDone, RefusalDelta
 from llmprod.mechanisms.cache_key import CacheKey, Unkeyable, target_identity
 from llmprod.provider import Provider
@@ -44,7 +44,10 @@ class Shelf:
         answering = list(leaves(inner))
         # Several keys of one deployment are one target.
         targets = list({repr(told): told for told in map(target_identity, answering)}.values())
-        self._key = CacheKey(targets, versions=wrapper.versions, normalise=wrapper.normalise)
+        try:
+            self._key = CacheKey(targets, versions=wrapper.versions, normalise=wrapper.normalise)
+        except Unkeyable as error:
+            raise InvalidArgument("inner", f"a cache_identity with a {error}", "one that JSON can hold") from None
         self._fixed = frozenset(leaf.name for leaf in answering if getattr(leaf, "free", False))
         self._store = StoreGate(wrapper.store)
 
