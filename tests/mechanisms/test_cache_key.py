@@ -21,8 +21,8 @@ from llmprod import (
     Image,
     KeyPool,
     Message,
-    OpenAI,
     Opaque,
+    OpenAI,
     Refusal,
     Text,
     Thinking,
@@ -261,6 +261,9 @@ JSON = st.recursive(
 )
 
 
+TEXTS = st.lists(st.lists(st.text(st.characters(), max_size=3), min_size=1, max_size=3), min_size=1, max_size=3)
+
+
 def same(a: Any, b: Any) -> bool:
     """Equal as JSON is: True is not 1, 1 is not 1.0, and a list's order counts."""
     if type(a) is not type(b):
@@ -279,8 +282,7 @@ def test_extras_share_a_key_only_if_they_are_equal(a, b):
     assert (KEY(one) == KEY(other)) == same(a, b)
 
 
-@given(st.lists(st.lists(st.text(st.characters(), max_size=3), min_size=1, max_size=3), min_size=1, max_size=3),
-       st.lists(st.lists(st.text(st.characters(), max_size=3), min_size=1, max_size=3), min_size=1, max_size=3))  # fmt: skip
+@given(TEXTS, TEXTS)
 def test_messages_share_a_key_only_if_they_are_equal(a, b):
     one, other = (GenerateRequest(messages=tuple(Message.user(*parts) for parts in texts)) for texts in (a, b))
     assert (KEY(one) == KEY(other)) == (a == b)

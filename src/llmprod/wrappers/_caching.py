@@ -238,12 +238,14 @@ class CacheProvider(WrappedProvider):
                 while flight.hop is None and not flight.over:
                     await flight.news()
             else:
-                flight.want_all()
-                while not flight.over:
+                flight.want_all(reader)
+                while not flight.over and not reader.cut:
                     await flight.news()
         except BaseException:
             await reader.aclose()
             raise
+        if reader.cut:
+            raise flight.too_long()
         entry, hop = flight.entry, flight.hop
         if entry is not None:
             flight.leave(reader)
@@ -271,9 +273,6 @@ class CacheProvider(WrappedProvider):
         return response
 
     def _made(self, flight: Flight, reader: Reader, hop: Response, request: Request, context: Context) -> Response:
-        if not request.stream and flight.lost(reader):
-            flight.leave(reader)
-            raise flight.too_long()
         answer = Response(
             provider=hop.provider,
             context=context,

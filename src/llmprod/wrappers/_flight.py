@@ -162,20 +162,24 @@ class Flight:
         self.tell()
 
     def _outgrow(self) -> None:
-        """Keep no more than the readers need, and no more than the buffer holds; who is further behind is cut off."""
+        """Keep no more than the buffer holds; who is so far behind the fastest reader is cut off."""
         if not self.outgrown:
             self.outgrown = True
             self._landed(self)
+            for reader in [reader for reader in self._readers if reader.whole]:
+                reader.cut = True  # it would need all of it
+                self._readers.discard(reader)
+            self._eager = self._pinned
+            if not self._readers and not self._pinned:
+                self.scope.cancel()
         end = self._base + len(self.events)
-        least = min((reader.place for reader in self._readers), default=end)
-        self._drop(least - self._base)
-        place = 0
-        size = self._size
-        while size > self._buffer // 2 and place < len(self.events):
-            size -= _EVENT + _length(self.events[place])
-            place += 1
-        if size < self._size and self._size > self._buffer:
-            self._drop(place)
+        self._drop(min((reader.place for reader in self._readers), default=end) - self._base)
+        if self._size > self._buffer:
+            size, count = self._size, 0
+            while size > self._buffer // 2 and count < self._front - self._base:
+                size -= _EVENT + _length(self.events[count])
+                count += 1
+            self._drop(count)
 
     def _drop(self, count: int) -> None:
         if count > 0:
@@ -195,8 +199,10 @@ class Flight:
         self._readers.add(reader)
         return reader
 
-    def want_all(self) -> None:
-        """Read to the end without waiting for readers: somebody wants the answer whole."""
+    def want_all(self, reader: Reader | None = None) -> None:
+        """Read to the end without waiting for readers: ``reader`` wants the answer whole."""
+        if reader is not None:
+            reader.whole = True
         self._eager = True
         self.make_room()
 
@@ -246,7 +252,7 @@ class Flight:
 
     def lost(self, reader: Reader) -> bool:
         """The buffer does not hold any more what the reader has not read yet."""
-        return reader.place < self._base
+        return reader.cut or reader.place < self._base
 
     def too_long(self) -> ReadError:
         """The error of a reader that was too slow for the buffer."""

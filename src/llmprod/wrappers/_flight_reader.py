@@ -22,14 +22,18 @@ class Reader:
         place: number of the event that comes next.
         answer: the response that it is the source of.
         cached: told of the usage, for those who did not begin the flight.
+        whole: it wants nothing until it can have everything.
+        cut: it can't have that any more.
     """
 
-    __slots__ = ("__weakref__", "_flight", "_leader", "answer", "cached", "place")
+    __slots__ = ("__weakref__", "_flight", "_leader", "answer", "cached", "cut", "place", "whole")
 
     def __init__(self, flight: Flight, leader: bool) -> None:
         self._flight = flight
         self._leader = leader
         self.place = 0
+        self.whole = False
+        self.cut = False
         self.answer: weakref.ref[Response] | None = None
         self.cached = None if leader else Cached(joined=True)
 
