@@ -106,7 +106,7 @@ class Cache(Wrapper):
         prices: what an answer would have cost, where no CostMeter inside told it: a function of its usage, with the
             keywords ``provider`` and ``model``, such as ``PriceBook().cost``.
         classify: what an error means (default :func:`llmprod.classify`).
-        now: seconds since 1970, which processes agree on (default ``time.time``).
+        now: seconds since 1970, which processes agree on (default None: ``time.time``).
 
     Raises:
         InvalidArgument: an option is out of range; ``inner``, where it is a decorated function.
@@ -134,7 +134,7 @@ class Cache(Wrapper):
         buffer: int = 8 * 2**20,
         prices: Callable[..., Any] | None = None,
         classify: Classifier = classify,
-        now: Callable[[], float] = time.time,
+        now: Callable[[], float] | None = None,
     ) -> None:
         if store is not None and not isinstance(cast("object", store), Store):
             raise InvalidArgument("store", type(store).__name__, "a store such as MemoryStore(), or None")
@@ -147,6 +147,7 @@ class Cache(Wrapper):
         _check_scope(scope)
         _check_function("normalise", normalise)
         _check_function("prices", prices)
+        _check_function("now", now)
         _validate.labels("versions", versions or {})
         for reason in _validate.strings("finish", finish):
             if reason not in get_args(FinishReason):
@@ -172,7 +173,7 @@ class Cache(Wrapper):
         self.buffer = buffer
         self.prices = prices
         self.classify = classify
-        self.now = now
+        self.now: Callable[[], float] = time.time if now is None else now
         self.counts = Counts()
 
     def wrap(self, inner: Provider) -> Provider:
