@@ -277,6 +277,16 @@ async def test_a_refresh_that_fails_leaves_the_stale_answer():
     assert (await ask(provider, ASKED)).text == "three"
 
 
+async def test_a_refresh_that_is_refused_does_not_take_the_place_of_the_answer():
+    inner = Scripted("one", BadRequest(), "three")
+    provider = caching(ttl=100, stale_while_revalidate=50)(inner)
+    await ask(provider, ASKED)
+    await anyio.sleep(110)
+    await ask(provider, ASKED)
+    await anyio.sleep(1)
+    assert (await ask(provider, ASKED)).text == "one"
+
+
 async def test_a_refresh_in_the_background_has_a_time_limit_and_ends_with_the_client():
     hang = [1e9, "never"]
     inner = Scripted("one", hang, hang, hang)
@@ -358,7 +368,8 @@ async def test_a_stale_answer_stands_in_while_the_target_is_down(error, request_
     assert [response.text for response in responses] == ["one"] * 3
     assert inner.calls == 3
     assert (await ask(provider, request_)).text == "two"
-    assert cache.stats().stale == 4
+    stats = cache.stats()
+    assert (stats.stale, stats.hits, stats.misses, stats.joined) == (4, 4, 2, 0)
 
 
 @pytest.mark.parametrize("error", MATTERS, ids=lambda error: type(error).__name__)
@@ -913,7 +924,7 @@ async def test_an_unknown_kind_of_request_is_refused():
         ({"scope": ""}, "scope"), ({"scope": ()}, "scope"), ({"scope": ("a", "")}, "scope"), ({"scope": 1}, "scope"),
         ({"normalise": "lower"}, "normalise"), ({"versions": {"a": 1}}, "versions"), ({"finish": "stop"}, "finish"),
         ({"finish": ["done"]}, "finish"), ({"single_flight": None}, "single_flight"), ({"lease": 0}, "lease"),
-        ({"piece": 0}, "piece"), ({"buffer": 0}, "buffer"), ({"prices": 1}, "prices"),
+        ({"piece": 0}, "piece"), ({"buffer": 0}, "buffer"), ({"prices": 1}, "prices"), ({"now": 1}, "now"),
     ],
 )  # fmt: skip
 def test_options_are_checked(options, field):

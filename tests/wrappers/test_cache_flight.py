@@ -1,6 +1,7 @@
 """Equal calls under way share one call upstream, whoever of them is cancelled, stops reading or is slow."""
 
 import gc
+import random
 import threading
 import warnings
 from dataclasses import replace
@@ -685,3 +686,51 @@ async def test_the_first_decision_of_who_joins_tells_so():
     assert decided(response, CacheJoined)
     assert not decided(response, CacheMiss)
     assert len(response.trace.entries) == 0
+
+
+@pytest.mark.parametrize("seed", range(40))
+async def test_whoever_comes_and_goes_who_stays_gets_all_of_it(seed):
+    chance = random.Random(seed)
+    inner = Scripted(
+        then=[*ANSWER[:3], ToolCallDelta(1, "c", "f", "{"), 0.4, ToolCallDelta(1, arguments="}"), *ANSWER[3:]]
+    )
+    store = memory()
+    provider = caching(store=store, lease=chance.choice([None, 60.0]), ttl=chance.choice([1.5, 100]))(inner)
+    stayed, left = [], []
+
+    async def call(after: float, patience: float | None, streamed: bool, pace: float, closes: bool) -> None:
+        await anyio.sleep(after)
+        with anyio.move_on_after(100 if patience is None else patience):
+            response = await provider.send(STREAMED if streamed else ASKED, context())
+            async with response:
+                async for _ in response:
+                    await anyio.sleep(pace)
+                    if closes and chance.random() < 0.2:
+                        left.append("closed")
+                        return
+            stayed.append(response)
+            return
+        left.append("cancelled")
+
+    async with anyio.create_task_group() as group:
+        for _ in range(chance.randint(2, 15)):
+            group.start_soon(
+                call,
+                chance.uniform(0, 4) if chance.random() < 0.7 else 0.0,
+                chance.uniform(0, 3) if chance.random() < 0.5 else None,
+                chance.random() < 0.6,
+                chance.choice([0.0, 0.0, 0.3]),
+                chance.random() < 0.2,
+            )
+    for response in stayed:
+        assert response.text == TEXT
+        assert [part.arguments for part in response.tool_calls] == ["{}"]
+        assert response.complete
+    expired = 0 if provider.wrapper.ttl == 100 else 4
+    assert inner.calls <= 1 + len(left) + expired
+    await anyio.sleep(1)
+    idle(inner, provider)
+    assert not [key for key in store._entries if key.endswith(":lease")]
+    if stayed and expired == 0:
+        kept = await read(provider, ASKED)
+        assert (kept.text, kept.cached is not None) == (TEXT, True)

@@ -155,7 +155,7 @@ class CacheProvider(WrappedProvider):
                 # wanted the answer whole has seen nothing of a stream that broke. Every other failure is everybody's:
                 # the retries and the failover inside have been through it already, and a thousand calls that try one
                 # after the other would only keep a failing target from recovering. One more time at most.
-                shown = flight.hop is not None and not flight.hop.complete
+                shown = reader.cut or (flight.hop is not None and not flight.hop.complete)
                 if leader or again or not (shown or isinstance(error, (DeadlineExceeded, Rejected))):
                     raise
                 context.check(self.name)
@@ -218,7 +218,7 @@ class CacheProvider(WrappedProvider):
                 if stale is not None and outage(error, wrapper.classify):
                     flight.stand_in(stale, stale=True)
                     return
-                refusal = lasting(error) if wrapper.negative_ttl else None
+                refusal = lasting(error) if wrapper.negative_ttl and not flight.pinned else None
                 if refusal is not None:
                     entry = Entry(wrapper.now(), wrapper.negative_ttl, 0.0, self.name, [], error=refusal)
                     await self._shelf.put(entry, key, context, 0.0)
@@ -249,7 +249,7 @@ class CacheProvider(WrappedProvider):
         entry, hop = flight.entry, flight.hop
         if entry is not None:
             flight.leave(reader)
-            return self._stood_in(flight, entry, request, context)
+            return self._stood_in(flight, reader, entry, request, context)
         if flight.failure is not None and (hop is None or not request.stream):
             flight.leave(reader)
             raise flight.error(leader=reader.leader)
@@ -260,11 +260,14 @@ class CacheProvider(WrappedProvider):
             return hop
         return self._made(flight, reader, hop, request, context)
 
-    def _stood_in(self, flight: Flight, entry: Entry, request: Request, context: Context) -> Response:
+    def _stood_in(self, flight: Flight, reader: Reader, entry: Entry, request: Request, context: Context) -> Response:
         """A stored answer in place of a new one: the target is down, or another process has made it."""
         counts = self.wrapper.counts
+        counts.misses -= reader.leader  # counted as what it turned out not to be
+        counts.joined -= not reader.leader
         counts.hits += 1
         counts.stale += flight.entry_stale
+        counts.refusals += entry.error is not None
         age = max(0.0, self.wrapper.now() - entry.created)
         context.decided(CacheHit, self.name, age=age, stale=flight.entry_stale, refusal=entry.error is not None or None)
         cached = Cached(age=age, stale=flight.entry_stale)

@@ -44,7 +44,7 @@ class CacheStats:
         stale: with an answer past its time to live.
         refusals: with a stored refusal of the provider.
         joined: calls that shared the call of an equal one under way.
-        misses: calls that asked upstream.
+        misses: calls that got what upstream said to them, be it an answer or a failure.
         skipped: calls that the cache was not for: sampled, bypassed.
         stored: answers (and refusals) stored.
         refreshed: answers made anew in the background; each is a call upstream too.
