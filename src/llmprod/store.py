@@ -40,11 +40,11 @@ class Store(Protocol):
     async def set(self, key: str, value: bytes, *, ttl: float | None = None) -> None:
         """Keep ``value`` under ``key``, in place of what is there, for ``ttl`` seconds (None: without end).
 
-        A store with bounds may drop other entries for it, or ``value`` itself if it alone is too large; never is the
-        value before left in its place.
+        A store with bounds may drop other entries for it, or ``value`` itself if it alone is too large; then the value
+        before is gone as well.
 
         Raises:
-            StoreUnavailable: it can't be written now.
+            StoreUnavailable: it can't be written now; the value before may remain.
         """
         ...
 
@@ -86,6 +86,11 @@ def check_key(key: Any, field: str = "key") -> None:
     if type(key) is not str or len(key) > KEY_AT_MOST:
         given = f"{len(key)} characters" if isinstance(key, str) else type(key).__name__
         raise InvalidArgument(field, given, f"a str of at most {KEY_AT_MOST} characters")
+    if not key.isascii():
+        try:
+            key.encode()
+        except UnicodeEncodeError:
+            raise InvalidArgument(field, "a lone surrogate", "characters that UTF-8 can write") from None
 
 
 def check_entry(key: Any, value: Any, ttl: Any) -> None:
