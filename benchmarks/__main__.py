@@ -5,6 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 
-for name in ("imports", "overhead", "wrappers", "streams", "tail", "rate_limits", "overload", "faults"):
+for name in ("imports", "overhead", "wrappers", "cache", "streams", "tail", "rate_limits", "overload", "faults"):
     print(f"\n## {name}\n", flush=True)
     subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=False)

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -34,11 +33,9 @@ def handed_over(where: str) -> None:
     killed = start(where, 4, 600)
     assert killed.stdout is not None
     assert killed.stdout.readline() == "asking\n"
-    began = time.monotonic()
     killed.kill()
     killed.communicate()
     assert last(start(where, 4, 0.1)) == ["1", "0", "Hello"]
-    assert time.monotonic() - began < 60
 
 
 def test_four_processes_with_equal_calls_make_one_over_a_disk(tmp_path):

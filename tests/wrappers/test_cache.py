@@ -16,6 +16,7 @@ from llmprod import (
     AsyncClient,
     AuthenticationFailed,
     BadRequest,
+    Capabilities,
     CircuitOpen,
     Client,
     ContentFiltered,
@@ -408,6 +409,30 @@ async def test_a_lasting_refusal_is_not_asked_for_again_for_a_while(kind, reques
     assert (stats.refusals, stats.hits, stats.misses, stats.stored) == (2, 2, 1, 1)
     await anyio.sleep(30)
     assert (await ask(provider, request_)).text == "now it fits"
+
+
+async def test_a_prompt_too_long_for_all_targets_is_not_sent_to_them_again():
+    one = Scripted(ContextTooLong(status=400), capabilities=Capabilities(context_window=10))
+    other = Scripted(ContextTooLong(status=413), name="other", capabilities=Capabilities(context_window=20))
+    provider = caching()(Failover(one, other))
+    caught = []
+    for _ in range(2):
+        with pytest.raises(AllTargetsFailed) as raised:
+            await ask(provider, ASKED)
+        caught.append(raised.value)
+    assert (one.calls, other.calls) == (1, 1)
+    assert str(caught[0]) == str(caught[1])
+    assert caught[0].verdict.action == caught[1].verdict.action
+    assert [target for target, _ in caught[1].attempts] == ["scripted", "other"]
+
+
+async def test_where_one_target_may_still_serve_it_all_are_asked_again():
+    one = Scripted(ContextTooLong(), ContextTooLong(), capabilities=Capabilities(context_window=10))
+    other = Scripted(NotFound(), "yes", name="other", capabilities=Capabilities(context_window=20))
+    provider = caching()(Failover(one, other))
+    with pytest.raises(AllTargetsFailed):
+        await ask(provider, ASKED)
+    assert (await ask(provider, ASKED)).text == "yes"
 
 
 @pytest.mark.parametrize("error", [ContentFiltered(), NotFound(), Overloaded(), BadRequest(in_stream=True)])

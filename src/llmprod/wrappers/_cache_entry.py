@@ -1,10 +1,9 @@
-"""A stored answer: its events, neighbours joined, as JSON with a checksum; and its replay, whole or as a stream."""
+"""A stored answer: its events, neighbours joined, as JSON with a checksum."""
 
 from __future__ import annotations
 
 import json
 import zlib
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from decimal import Decimal
@@ -14,8 +13,7 @@ from pydantic_core import from_json, to_json
 
 from llmprod import errors
 from llmprod._parts import decoded_part, encoded_part
-from llmprod.context import Context
-from llmprod.errors import BadRequest, CallError
+from llmprod.errors import AllTargetsFailed, BadRequest, CallError
 from llmprod.events import (
     Event,
     Finish,
@@ -30,16 +28,14 @@ from llmprod.events import (
     ToolCallDone,
     UsageUpdate,
 )
-from llmprod.request import Request
-from llmprod.response import Cached, Response
 from llmprod.types import ToolCall
 from llmprod.usage import Usage
+from llmprod.verdict import Action, Verdict
 
-__all__ = ["NO_USAGE", "Entry", "NotStorable", "decode", "encode", "replay"]
+__all__ = ["NO_USAGE", "Entry", "NotStorable", "decode", "encode"]
 
 NO_USAGE = Usage()
 """What a call took that was answered with what others had paid for."""
-_FREE = Decimal(0)
 _FORMAT = b"LPC\x01"  # the last byte is the version of what follows
 _HEAD = len(_FORMAT) + 4
 
@@ -137,7 +133,10 @@ def _usage(usage: Usage) -> dict[str, Any]:
 _ERROR = ("provider", "model", "status", "code", "param", "request_id", "provider_message", "detail")
 
 
-def _error(error: CallError) -> dict[str, Any]:
+def _error(error: Any) -> dict[str, Any]:
+    if isinstance(error, AllTargetsFailed):
+        attempts = [[target, _error(each)] for target, each in error.attempts]
+        return {"type": "all", "attempts": attempts, "action": error.verdict.action.value}
     return {"type": type(error).__name__, **{name: getattr(error, name) for name in _ERROR}}
 
 
@@ -247,6 +246,9 @@ def _number(value: Any) -> Any:
 
 
 def _refusal(told: dict[str, Any]) -> CallError:
+    if told["type"] == "all":
+        attempts = tuple((str(target), _refusal(each)) for target, each in told["attempts"])
+        return AllTargetsFailed(attempts, Verdict(action=Action(told["action"])))
     kind = getattr(errors, told["type"])
     if not issubclass(kind, BadRequest):
         raise ValueError("another error")
@@ -268,81 +270,3 @@ _MAKE: dict[str, Callable[[list[Any]], Event]] = {
     "u": lambda item: UsageUpdate(NO_USAGE),
     "f": lambda item: Finish(item[1], item[2]),
 }
-
-
-# ---- replay ----------------------------------------------------------------------------------------------------------
-
-
-def replay(entry: Entry, request: Request, context: Context, cached: Cached, *, piece: int) -> Response:
-    """Answer ``request`` with ``entry``; as a stream in pieces of at most ``piece`` characters.
-
-    Raises:
-        CallError: a refusal was stored.
-    """
-    if entry.error is not None:
-        raise entry.error
-    cached.usage = entry.usage
-    response = Response(
-        provider=entry.provider,
-        context=context,
-        request=request,
-        model=entry.model,
-        source=_Replay(entry.events, piece) if request.stream else None,
-        events=() if request.stream else entry.events,
-        request_id=entry.request_id,
-        dropped=entry.dropped,
-        embeddings=entry.embeddings,
-    )
-    response.cached = cached
-    response.cost = _FREE
-    return response
-
-
-class _Replay:
-    """A stored answer as a stream; all of it is there at once."""
-
-    __slots__ = ("_events", "_piece", "_rest")
-
-    def __init__(self, events: Sequence[Event], piece: int) -> None:
-        self._events = deque(events)
-        self._rest: deque[Event] = deque()
-        self._piece = piece
-
-    def poll(self) -> Event | None:
-        if self._rest:
-            return self._rest.popleft()
-        if not self._events:
-            return None
-        event = self._events.popleft()
-        pieces = _pieces(event, self._piece)
-        if pieces is None:
-            return event
-        self._rest.extend(pieces)
-        return self._rest.popleft()
-
-    async def __anext__(self) -> Event:
-        event = self.poll()
-        if event is None:
-            raise StopAsyncIteration
-        return event
-
-    async def aclose(self) -> None:
-        self._events.clear()
-        self._rest.clear()
-
-
-def _pieces(event: Event, size: int) -> list[Event] | None:
-    """A delta in smaller ones; None where it is small enough, or can't be parted."""
-    kind = type(event)
-    if kind is TextDelta or kind is ThinkingDelta or kind is RefusalDelta:
-        delta = cast("TextDelta", event)
-        if len(delta.text) <= size or getattr(event, "logprobs", None):
-            return None
-        return [kind(delta.text[at : at + size], delta.part) for at in range(0, len(delta.text), size)]
-    if isinstance(event, ToolCallDelta) and len(event.arguments) > size:
-        text = event.arguments
-        return [
-            ToolCallDelta(event.part, None if at else event.id, None if at else event.name, text[at : at + size])
-            for at in range(0, len(text), size)
-        ]
-    return None

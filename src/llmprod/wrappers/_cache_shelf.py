@@ -173,7 +173,9 @@ def joined(values: Sequence[str]) -> str:
 
 
 def lasting(error: Exception) -> CallError | None:
-    """Return ``error`` where the same request would be refused again: it is wrong in itself, or too long."""
+    """Return ``error`` where the same request would be refused again: it is wrong in itself, or too long for all."""
+    if isinstance(error, AllTargetsFailed):
+        return error if error.attempts and all(lasting(each) for _, each in error.attempts) else None
     if isinstance(error, BadRequest) and not isinstance(error, ContentFiltered) and not error.in_stream:
         return error
     return None

@@ -18,7 +18,8 @@ from llmprod.request import EmbedRequest, GenerateRequest, Request
 from llmprod.response import Cached, Outcome, Response
 from llmprod.usage import Usage
 from llmprod.wrapper import WrappedProvider
-from llmprod.wrappers._cache_entry import Entry, replay
+from llmprod.wrappers._cache_entry import Entry
+from llmprod.wrappers._cache_replay import replay
 from llmprod.wrappers._cache_shelf import Reason, Shelf, State, lasting, outage
 from llmprod.wrappers._flight import Flight
 from llmprod.wrappers._flight_reader import Reader
