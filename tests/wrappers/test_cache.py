@@ -1,6 +1,7 @@
 """The cache: what is stored and for how long, what a stored answer looks like, and what happens without a store."""
 
 import logging
+import threading
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -178,6 +179,22 @@ def test_any_answer_is_the_same_from_the_store(events, piece, streamed):
             assert kept.cached.usage == made.usage
 
     anyio.run(run)
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_usage_with_every_piece_is_stored_once_and_where_it_was_last(late):
+    pieces: list[Any] = [each for n in range(3000) for each in (TextDelta("ab"), UsageUpdate(Usage(output=n)))]
+    script = [*pieces, Finish("stop"), UsageUpdate(Usage(output=9))] if late else [*pieces, Finish("stop")]
+    store = memory()
+    provider = caching(store=store)(Scripted(script))
+    made = await ask(provider, STREAMED)
+    assert store.stats().bytes < 7000 + 1000
+    events = [event async for event in await provider.send(STREAMED, context())]
+    kinds_ = [type(event).__name__ for event in events if not isinstance(event, TextDelta)]
+    assert kinds_ == (["Start", "Finish", "UsageUpdate"] if late else ["Start", "UsageUpdate", "Finish"])
+    kept = await ask(provider, ASKED)
+    assert kept.text == made.text
+    assert kept.cached.usage == made.usage
 
 
 async def test_embeddings_are_kept():
@@ -592,12 +609,22 @@ async def test_the_clients_hand_the_mode_on():
         await client.embed("Hi", cache=["x"])
 
 
-def test_the_synchronous_client_caches_too():
-    inner = Scripted("one", "two")
+def test_the_synchronous_client_caches_too_and_its_threads_share_calls():
+    inner = Scripted([0.2, "one"], "two")
+    texts: list[str] = []
     with Client(Cache()(inner)) as client:
-        assert client.generate("Hi", temperature=0).text == "one"
+        threads = [
+            threading.Thread(target=lambda: texts.append(client.generate("Hi", temperature=0).text)) for _ in range(20)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert texts == ["one"] * 20
+        assert inner.calls == 1
         with client.stream("Hi", temperature=0) as response:
             assert "".join(response.text_stream()) == "one"
+            assert response.cached is not None
         assert client.generate("Hi", temperature=0, cache="refresh").text == "two"
 
 

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from pydantic_core import from_json, to_json
 
@@ -142,21 +142,18 @@ def _error(error: Any) -> dict[str, Any]:
 
 def _joined(events: Sequence[Event]) -> list[list[Any]]:
     told: list[list[Any]] = []
-    usage: list[Any] | None = None
+    usage: Literal["before", "after"] | None = None  # the end: where the last word on usage came
     for event in events:
         kind = type(event)
+        if kind is UsageUpdate:  # some servers send one with each piece
+            usage = "after" if told and told[-1][0] == "f" else "before"
+            continue
         if kind is Reset:
             told.clear()  # nothing before it stands
             continue
         letter = _LETTERS.get(kind)
         if letter is None:
             raise NotStorable("interrupted" if kind.__name__ == "Seam" else f"event {kind.__name__}")
-        if kind is UsageUpdate:
-            if usage is not None and usage in told:
-                told.remove(usage)
-            usage = [letter]
-            told.append(usage)
-            continue
         item = [letter, *_TELL[kind](event)]
         last = told[-1] if told else None
         if kind not in _GROWS:
@@ -171,6 +168,8 @@ def _joined(events: Sequence[Event]) -> list[list[Any]]:
     for item in told:
         if item[0] in _GROWING:
             item[2] = "".join(item[2])
+    if usage is not None:
+        told.insert(len(told) - (usage == "before" and told[-1][0] == "f"), ["u"])
     return told
 
 
@@ -180,7 +179,7 @@ def _goes_on(kind: type, item: list[Any]) -> bool:
 
 _LETTERS: dict[type, str] = {
     Start: "s", TextDelta: "t", ThinkingDelta: "k", RefusalDelta: "r", ToolCallDelta: "c", ToolCallDone: "d",
-    PartDone: "p", UsageUpdate: "u", Finish: "f",
+    PartDone: "p", Finish: "f",
 }  # fmt: skip
 _GROWS = frozenset({TextDelta, ThinkingDelta, RefusalDelta, ToolCallDelta})
 _GROWING = frozenset(_LETTERS[kind] for kind in _GROWS)
