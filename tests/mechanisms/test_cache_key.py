@@ -239,6 +239,8 @@ def test_no_two_scopes_share_a_key_or_a_beginning(tags, other):
     scope = tags.get("tenant", "")
     assert (KEY(BASE, scope=scope) == KEY(BASE, scope=other)) == (scope == other)
     assert KEY(BASE, scope=scope).startswith(KEY.of_scope(scope))
+    digests = [KEY(BASE, scope=each).rpartition(":")[2] for each in (scope, other)]
+    assert (digests[0] == digests[1]) == (scope == other)  # not by the beginning alone, which is short
     assert (KEY.of_scope(scope) == KEY.of_scope(other)) == (scope == other)
 
 

@@ -283,6 +283,17 @@ async def test_past_the_stale_window_it_is_a_miss():
     assert second.text == "two"
 
 
+async def test_a_store_that_keeps_longer_than_told_makes_nothing_fresher():
+    inner = Scripted("one", "two")
+    store = MemoryStore()  # its time stands still
+    provider = caching(ttl=100, stale_while_revalidate=50, store=store)(inner)
+    await ask(provider, ASKED)
+    await anyio.sleep(150)
+    second = await ask(provider, ASKED)
+    assert second.text == "two"
+    assert [decision.reason for decision in decided(second, CacheMiss)] == ["expired"]
+
+
 async def test_a_refresh_that_fails_leaves_the_stale_answer():
     inner = Scripted("one", Overloaded(), "three")
     provider = caching(ttl=100, stale_while_revalidate=50)(inner)
@@ -838,6 +849,19 @@ async def test_a_store_that_is_away_costs_calls_and_breaks_none(error, lease, ca
     assert back.cached is not None
     assert len(caplog.records) == 2
     assert "secret-address" not in caplog.text
+
+
+async def test_an_outage_of_the_store_is_told_once_however_long_it_lasts(caplog):
+    store = Failing()
+    store.error = StoreUnavailable("Failing", "away")
+    provider = caching(store=store)(Scripted(then="x"))
+    told_ = []
+    with caplog.at_level(logging.WARNING, logger="llmprod"):
+        for _ in range(10):
+            told_ += decided(await ask(provider, ASKED), CacheStoreChanged)
+            await anyio.sleep(15)
+    assert len(told_) == len(caplog.records) == 1
+    assert store.asked == 10  # the answer is not offered where the lookup has just failed
 
 
 async def test_a_store_that_can_be_read_and_not_written_gives_what_it_has():

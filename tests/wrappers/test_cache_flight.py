@@ -293,6 +293,31 @@ async def test_the_last_reader_that_goes_ends_the_call_upstream():
     assert inner.calls == 2
 
 
+async def test_the_call_ends_too_where_it_waits_for_its_reader():
+    inner = Scripted([str(number % 10) for number in range(500)])
+    provider = caching()(inner)
+    response = await provider.send(STREAMED, context())
+    await response.__anext__()
+    await anyio.sleep(1)  # upstream is read as far ahead as it may be
+    assert inner.in_flight == 1
+    await response.aclose()
+    idle(inner, provider)
+
+
+@pytest.mark.parametrize("request_", [ASKED, STREAMED], ids=["whole", "stream"])
+async def test_each_answer_has_the_context_of_its_own_call(request_):
+    provider = caching()(Scripted([1.0, "a"]))
+    contexts, answers = [context(seconds=9), context()], []
+
+    async def call(told) -> None:
+        answers.append(await (await provider.send(request_, told)).read())
+
+    async with anyio.create_task_group() as group:
+        for told in contexts:
+            group.start_soon(call, told)
+    assert {id(response.context) for response in answers} == set(map(id, contexts))
+
+
 async def test_who_stops_at_the_finish_has_the_answer_stored():
     inner = Scripted(["a", Finish("stop"), 0.5, UsageUpdate(Usage(input=5))])
     provider = caching()(inner)

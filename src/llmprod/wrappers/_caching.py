@@ -78,11 +78,9 @@ class CacheProvider(WrappedProvider):
             if entry is not None:
                 state = self._shelf.state(entry)
                 if state == "error" and mode != "only":
-                    stale, reason = entry, "expired"
+                    stale = entry
                 elif state is not None:
                     return self._hit(entry, state, key, request, context)
-                else:
-                    reason = "expired"
             if mode == "only":
                 raise NotCached(provider=self.name, detail=reason)
         return await self._share(key, request, context, reason, stale)
