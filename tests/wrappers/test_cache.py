@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from dataclasses import replace
+from dataclasses import fields, replace
 from decimal import Decimal
 from typing import Any
 
@@ -21,6 +21,7 @@ from llmprod import (
     CircuitOpen,
     Client,
     ContentFiltered,
+    Context,
     ContextTooLong,
     Deadline,
     Failover,
@@ -333,6 +334,26 @@ async def test_a_refresh_in_the_background_has_a_time_limit_and_ends_with_the_cl
     assert inner.in_flight == 1
     await provider.aclose()
     assert (inner.in_flight, inner.closed) == (0, 1)
+
+
+async def test_a_refresh_in_the_background_is_as_the_callers_call_but_none_of_it():
+    inner = Scripted("one", "two")
+    heard: list[str] = []
+    provider = caching(ttl=100, stale_while_revalidate=1000)(inner)
+    await ask(provider, ASKED)
+    await anyio.sleep(110)
+    given = context(
+        tags={"user": "u"}, prompt=("p", "1"), priority=3, seconds=7, listeners=(lambda d, _: heard.append(str(d)),)
+    )
+    await provider.send(ASKED, replace(given, prompt=None, insist=True))
+    await anyio.sleep(1)
+    own = inner.contexts[1]
+    kept = {item.name for item in fields(Context)} - {"call", "deadline", "lane", "insist", "alternatives", "cache"}
+    assert all(getattr(own, name) == getattr(replace(given, prompt=None), name) for name in kept)
+    assert own.call is not given.call
+    assert (own.insist, own.deadline) == (False, given.deadline)
+    assert any(text.startswith("CacheStored") for text in heard)
+    assert len(given.trace.entries) == 0
 
 
 async def test_a_refresh_in_the_background_outlives_the_call_that_began_it():

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmprod._loops import running_loop
-from llmprod.context import Context
+from llmprod.context import CallState, Context
 from llmprod.decisions import CacheHit, CacheJoined, CacheMiss, CacheRefreshed, CacheSkipped
 from llmprod.errors import DeadlineExceeded, InvalidArgument, NotCached, Rejected
 from llmprod.mechanisms.xfetch import early
@@ -185,15 +185,10 @@ class CacheProvider(WrappedProvider):
         context.decided(CacheRefreshed, self.name, reason=reason)
         deadline = context.deadline
         seconds = _REFRESH_WITHIN if deadline is None else max(1.0, deadline - context.call.started)
-        own = Context.new(
-            clock=context.clock,
-            random=context.random,
-            seconds=seconds,
-            tags=context.tags,
-            prompt=context.prompt,
-            lineage=context.lineage,
-            priority=context.priority,
-            listeners=context.listeners,
+        now = context.clock.now()
+        # As the caller's in all but what is of that one call: who meters or limits it does so here too.
+        own = context.but(
+            call=CallState(now), deadline=now + seconds, lane=None, insist=False, alternatives=False, cache=None
         )
         flight = self._begin(place, request, own, None)
         flight.pin(seconds)
