@@ -9,6 +9,7 @@ for name in (
     "imports",
     "overhead",
     "wrappers",
+    "cache",
     "streams",
     "tail",
     "rate_limits",

@@ -14,7 +14,7 @@ from llmprod.batch.meter import Meter, shower
 from llmprod.batch.records import BatchItem, BatchProgress
 from llmprod.batch.requests import completed, instructed
 from llmprod.clock import SYSTEM_CLOCK, SYSTEM_RANDOM, Clock, Random
-from llmprod.context import Context
+from llmprod.context import CacheMode, Context
 from llmprod.decisions import Listener
 from llmprod.errors import ClientClosed, InvalidArgument, LLMProdError
 from llmprod.presets import standard
@@ -46,6 +46,7 @@ class CallOptions(TypedDict, total=False):
         prompt: name and version of the prompt.
         lineage: ids of the documents that the prompt was built from.
         priority: who goes first where calls wait for a limit; higher first (default 0).
+        cache: how the call uses a :class:`llmprod.Cache`, if not as usual: ``bypass``, ``refresh`` or ``only``.
     """
 
     deadline: float | None
@@ -55,6 +56,7 @@ class CallOptions(TypedDict, total=False):
     prompt: tuple[str, str]
     lineage: Sequence[str]
     priority: int
+    cache: CacheMode | None
 
 
 class GenerateOptions(CallOptions, total=False):
@@ -179,6 +181,7 @@ class BaseClient:
             lineage=strings("lineage", options.get("lineage", ())),
             priority=options.get("priority", 0),
             listeners=self._listeners,
+            cache=options.get("cache"),
         )
         provider = self._provider if self._bounded or deadline is None else Deadline(deadline)(self._provider)
         try:
@@ -300,7 +303,7 @@ def _fields(options: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-_NOT_FIELDS = {"system", "deadline", "tags", "prompt", "lineage", "priority"}
+_NOT_FIELDS = {"system", "deadline", "tags", "prompt", "lineage", "priority", "cache"}
 
 
 def _composed(provider: Provider) -> bool:

@@ -11,13 +11,16 @@ from typing import Any, Literal, Protocol, TypeAlias
 from llmprod import _validate
 from llmprod.clock import SYSTEM_CLOCK, SYSTEM_RANDOM, Clock, Random
 from llmprod.decisions import AttemptRefused, Decision, Listener
-from llmprod.errors import DeadlineExceeded
+from llmprod.errors import DeadlineExceeded, InvalidArgument
 from llmprod.trace import Trace
 
-__all__ = ["CallState", "Context", "Extra", "ExtraAttempts", "Lane"]
+__all__ = ["CacheMode", "CallState", "Context", "Extra", "ExtraAttempts", "Lane"]
 
 Extra: TypeAlias = Literal["retry", "failover", "hedge", "resume"]
 """What a call may want a further attempt for."""
+
+CacheMode: TypeAlias = Literal["bypass", "refresh", "only"]
+"""How a call uses a cache: not at all, to store a new answer there, or to answer from it alone."""
 
 
 class ExtraAttempts(Protocol):
@@ -105,6 +108,8 @@ class Context:
         insist: ask even a target whose circuit breaker is open, because all are.
         alternatives: another target will be asked if this one refuses, so one that would have to be waited for, such
             as an engine that is still starting, refuses at once.
+        cache: how the call uses a cache, if not as usual: ``bypass`` (neither read nor stored), ``refresh`` (asked
+            anew and stored) or ``only`` (answered from the cache or not at all).
     """
 
     clock: Clock
@@ -121,6 +126,7 @@ class Context:
     lane: Lane | None = None
     insist: bool = False
     alternatives: bool = False
+    cache: CacheMode | None = None
 
     @classmethod
     def new(
@@ -134,12 +140,15 @@ class Context:
         lineage: tuple[str, ...] = (),
         priority: int = 0,
         listeners: tuple[Listener, ...] = (),
+        cache: CacheMode | None = None,
     ) -> Context:
         """Begin a call that must be over in ``seconds`` (None: no limit).
 
         Raises:
-            InvalidArgument: ``seconds`` is not a positive number, or ``priority`` no integer.
+            InvalidArgument: ``seconds`` is not a positive number, ``priority`` no integer, or ``cache`` no such mode.
         """
+        if cache is not None and cache not in ("bypass", "refresh", "only"):
+            raise InvalidArgument("cache", repr(cache)[:40], "bypass, refresh, only, or None")
         _validate.seconds("seconds", seconds, optional=True)
         _validate.whole("priority", priority, -(2**31))
         now = clock.now()
@@ -153,6 +162,7 @@ class Context:
             lineage=lineage,
             priority=priority,
             listeners=listeners,
+            cache=cache,
         )
 
     @property

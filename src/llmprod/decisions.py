@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from llmprod.context import Context
 
 __all__ = [
-    "AttemptRefused", "BreakerChanged", "CallShed", "CallThrottled", "CallWaited", "ChaosInjected",
+    "AttemptRefused", "BreakerChanged", "CacheHit", "CacheJoined", "CacheMiss", "CacheRefreshed", "CacheSkipped",
+    "CacheStoreChanged", "CacheStored", "CallShed", "CallThrottled", "CallWaited", "ChaosInjected",
     "ConcurrencyChanged", "CrawlStopped", "Decision", "HedgeEnded", "HedgeStarted", "HistoryTrimmed", "KeyQuarantined",
     "LeastBadTried", "LimitCalibrated", "LimitRefused", "LimitStoreChanged", "LimitWaited", "Listener", "QuotaPaused",
     "ResumeRefused", "RetryScheduled", "StreamHeld", "StreamResumed", "TargetChosen", "TargetPaused",
@@ -144,6 +145,99 @@ class TargetPaused(Decision):
 
     wrapper: ClassVar[str] = "Failover"
     seconds: float
+
+
+# ---- cache -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheHit(Decision):
+    """A stored answer was given in place of a new one.
+
+    Attributes:
+        age: seconds since it was stored.
+        stale: it was past its time to live.
+        refusal: what was stored is the provider's refusal of this request.
+    """
+
+    wrapper: ClassVar[str] = "Cache"
+    age: float
+    stale: bool
+    refusal: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheMiss(Decision):
+    """No stored answer could be given.
+
+    Attributes:
+        reason: ``absent``, ``expired``, ``unreadable`` (damaged, or of another version), ``refresh`` (the call asked
+            for a new one).
+    """
+
+    wrapper: ClassVar[str] = "Cache"
+    reason: Literal["absent", "expired", "unreadable", "refresh"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheJoined(Decision):
+    """An equal call was under way, and its answer is this one's too."""
+
+    wrapper: ClassVar[str] = "Cache"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheStored(Decision):
+    """The answer was stored.
+
+    Attributes:
+        bytes: its size.
+        ttl: seconds that it counts as fresh.
+        refusal: it is the provider's refusal of this request.
+    """
+
+    wrapper: ClassVar[str] = "Cache"
+    bytes: int
+    ttl: float
+    refusal: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheSkipped(Decision):
+    """The cache was not asked, or the answer not stored.
+
+    Attributes:
+        reason: why, in fixed words: ``bypass``, ``sampled``, ``no key``, ``finish length``, ``interrupted`` …
+    """
+
+    wrapper: ClassVar[str] = "Cache"
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheRefreshed(Decision):
+    """A stored answer is being made anew in the background.
+
+    Attributes:
+        reason: ``stale`` (it is past its time to live) or ``early`` (it soon would be).
+    """
+
+    wrapper: ClassVar[str] = "Cache"
+    reason: Literal["stale", "early"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheStoreChanged(Decision):
+    """The cache's store was lost, or came back; meanwhile every call is a miss.
+
+    Attributes:
+        state: ``lost`` or ``back``.
+        error: class of what was wrong.
+    """
+
+    wrapper: ClassVar[str] = "Cache"
+    state: Literal["lost", "back"]
+    error: str | None = None
 
 
 # ---- keys ------------------------------------------------------------------------------------------------------------

@@ -459,6 +459,13 @@ class NoUsableKey(Rejected):
         self.refused: bool = refused
 
 
+class NotCached(Rejected):
+    """The call asked for an answer from the cache alone (``cache="only"``), and there is none."""
+
+    transient = False
+    what = "no answer in the cache"
+
+
 # ---- an engine inside this process ----------------------------------------------------------------------------------
 
 
@@ -573,6 +580,7 @@ __all__ = [
     "LLMProdError",
     "MissingKey",
     "NoUsableKey",
+    "NotCached",
     "NotFound",
     "Origin",
     "Overloaded",

@@ -34,7 +34,7 @@ from llmprod.trace import Trace
 from llmprod.types import Part, Refusal, Text, Thinking, ToolCall
 from llmprod.usage import FinishReason, Usage
 
-__all__ = ["EngineTiming", "EventSource", "Outcome", "Response", "Timing", "WrappedSource"]
+__all__ = ["Cached", "EngineTiming", "EventSource", "Outcome", "Response", "Timing", "WrappedSource"]
 
 
 class EventSource(Protocol):
@@ -154,6 +154,24 @@ class EngineTiming:
     decode: float | None = None
 
 
+@dataclass(slots=True)
+class Cached:
+    """That an answer was not made for this call, and what it took to make it.
+
+    Attributes:
+        joined: it was made for an equal call at the same time; False where it was stored.
+        age: seconds since it was stored.
+        stale: it was past its time to live.
+        usage: tokens that making it took; ``response.usage`` is zero, since this call took none. None where the
+            provider didn't tell, or the answer is not there yet.
+    """
+
+    joined: bool = False
+    age: float = 0.0
+    stale: bool = False
+    usage: Usage | None = None
+
+
 class _Builder:
     """A part that is being written."""
 
@@ -195,6 +213,7 @@ class Response:
         headers: the HTTP response's headers, lower-case; empty without HTTP.
         deployment: the ``identity`` of the provider that answered, for routers; None where it has none.
         cost: US dollars that the answer cost, once it has ended; None where no price is known (which is not zero).
+        cached: how a cache came by the answer; None where it was made for this call.
     """
 
     def __init__(
@@ -227,6 +246,7 @@ class Response:
         self.headers: dict[str, str] = headers if headers is not None else {}
         self.deployment: Hashable | None = None
         self.cost: Decimal | None = None
+        self.cached: Cached | None = None
         self.engine_timing: EngineTiming | None = None
         self.context = context
         self._request = request

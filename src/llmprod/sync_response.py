@@ -8,7 +8,7 @@ from typing import Any
 
 from llmprod._background import Background
 from llmprod.events import Event, Reset, TextDelta, TokenLogprob
-from llmprod.response import Response, Timing, started_over
+from llmprod.response import Cached, Response, Timing, started_over
 from llmprod.trace import Trace
 from llmprod.types import Part, ToolCall
 from llmprod.usage import FinishReason, Usage
@@ -137,6 +137,11 @@ class SyncResponse:
     def dropped(self) -> tuple[str, ...]:
         """Names of request fields left out because the target can't honour them."""
         return self.response.dropped
+
+    @property
+    def cached(self) -> Cached | None:
+        """How a cache came by the answer; None where it was made for this call."""
+        return self.response.cached
 
     @property
     def complete(self) -> bool:

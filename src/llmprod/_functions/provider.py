@@ -6,7 +6,7 @@ import inspect
 import io
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 from llmprod._functions.items import AsyncItems, Items, ItemSource, OneItem
 from llmprod._functions.request import TAKES_ANY_CALL, FunctionRequest
@@ -61,6 +61,8 @@ class FunctionProvider(BaseProvider):
         as_items: the caller expects a stream, so a whole value is handed out as a stream of one.
         check: SDK answers that are cut, or report a failure inside, count as failed.
     """
+
+    returns_anything: ClassVar[bool] = True  # whatever the function returns, which nothing but it may know how to keep
 
     def __init__(self, function: Callable[..., Any], *, name: str, as_items: bool, check: bool) -> None:
         self._function = function

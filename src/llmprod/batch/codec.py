@@ -5,7 +5,6 @@ A digest covers what is asked, and of which model; not how (deadline, tags, prio
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from collections.abc import Mapping
@@ -14,19 +13,14 @@ from typing import Any, cast
 
 from pydantic_core import to_json
 
+from llmprod._parts import decoded_part, encoded_part
 from llmprod.batch.records import BatchResult, StoredError
 from llmprod.errors import LLMProdError
 from llmprod.request import Request
-from llmprod.types import Audio, File, Image, Opaque, Part, Refusal, Text, Thinking, ToolCall, ToolResult
 from llmprod.usage import Usage
 
 __all__ = ["decoded", "digest", "encoded"]
 
-_KINDS: dict[str, type] = {
-    "text": Text, "thinking": Thinking, "refusal": Refusal, "tool_call": ToolCall, "tool_result": ToolResult,
-    "image": Image, "audio": Audio, "file": File, "opaque": Opaque,
-}  # fmt: skip
-_NAMES = {kind: name for name, kind in _KINDS.items()}
 # Adapters hold validators, which the schema beside them determines; batches are never streamed.
 _UNTOLD = {"adapter", "stream"}
 
@@ -74,7 +68,7 @@ def encoded(result: BatchResult, digest: str) -> bytes:
     if result.embeddings is not None:
         told["embeddings"] = result.embeddings
     else:
-        told["parts"] = [_encoded_part(part) for part in result.parts]
+        told["parts"] = [encoded_part(part) for part in result.parts]
     try:
         return to_json(told, fallback=_other) + b"\n"
     except ValueError:  # lone surrogates, which UTF-8 can't hold but JSON's escapes can
@@ -91,19 +85,6 @@ def _error(error: Exception | StoredError) -> dict[str, str]:
     return {"type": type(error).__name__, "message": str(error) if isinstance(error, LLMProdError) else ""}
 
 
-def _encoded_part(part: Part) -> dict[str, Any]:
-    told: dict[str, Any] = {"type": _NAMES[type(part)]}
-    for item in fields(part):
-        value = getattr(part, item.name)
-        if isinstance(value, bytes):
-            value = base64.b64encode(value).decode()
-        elif isinstance(value, tuple):
-            value = [_encoded_part(inner) for inner in cast("tuple[Part, ...]", value)]
-        if value is not None and value != {}:
-            told[item.name] = value
-    return told
-
-
 def decoded(told: Mapping[str, Any], *, index: int | None = None) -> BatchResult:
     """The result of a checkpoint's line.
 
@@ -114,7 +95,7 @@ def decoded(told: Mapping[str, Any], *, index: int | None = None) -> BatchResult
     return BatchResult(
         index=told["index"] if index is None else index,
         key=told["key"],
-        parts=tuple(_decoded_part(part) for part in told.get("parts", ())),
+        parts=tuple(decoded_part(part) for part in told.get("parts", ())),
         finish_reason=told.get("finish_reason"),
         usage=Usage(**told["usage"]) if "usage" in told else None,
         model=told.get("model"),
@@ -123,13 +104,3 @@ def decoded(told: Mapping[str, Any], *, index: int | None = None) -> BatchResult
         restored=True,
         seconds=told["seconds"],
     )
-
-
-def _decoded_part(told: Mapping[str, Any]) -> Part:
-    values = dict(told)
-    kind = _KINDS[values.pop("type")]
-    if isinstance(values.get("data"), str):
-        values["data"] = base64.b64decode(values["data"])
-    if isinstance(values.get("content"), list):
-        values["content"] = tuple(_decoded_part(inner) for inner in values["content"])
-    return cast("Part", kind(**values))

@@ -117,6 +117,12 @@ class Anthropic(HTTPProvider):
             authorize=lambda key: ("x-api-key", key),
             http=http,
         )
+        self._answers_depend_on = [max_tokens, [beta] if isinstance(beta, str) else list(beta)]
+
+    @property
+    def cache_identity(self) -> object:
+        """What a cached answer depends on beside model and address: the options that are sent with each request."""
+        return self._answers_depend_on
 
 
 def _capabilities(model: str, given: Capabilities | None) -> Capabilities:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Hashable
-from dataclasses import replace
+from dataclasses import fields, replace
 from decimal import Decimal
 from hashlib import blake2b
 from typing import Literal, Unpack
@@ -132,6 +132,16 @@ class VLLM(HTTPProvider, TokenMethods, ScoreMethods):
     def identity(self) -> Hashable:
         """The engine and the adapter."""
         return ("vllm", id(self._engine), self.model)
+
+    @property
+    def cache_identity(self) -> object:
+        """What a cached answer depends on beside the model: how the engine was started, its environment left out."""
+        options = self.options
+        return [
+            [item.name, getattr(options, item.name)]
+            for item in fields(options)
+            if item.name not in ("_adapters", "env")
+        ]
 
     @property
     def capabilities(self) -> Capabilities:
