@@ -159,7 +159,7 @@ class ChatDecoder(StreamDecoder):
             raise self._with_usage(openai_error(None, {}, chunk, in_stream=self._in_stream))
         if self._model is None:
             self._start(chunk, events)
-        usage = usage_of(chunk.get("usage"))
+        usage = usage_of(chunk.get("usage"), tier=chunk.get("service_tier"))
         if usage is not None:
             self._usage = usage
         choices = chunk.get("choices")

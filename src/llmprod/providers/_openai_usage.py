@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from decimal import Decimal
 from typing import Any
 
 from llmprod.events import TokenLogprob
 from llmprod.providers._openai_errors import as_dict, as_list
-from llmprod.usage import FinishReason, Usage
+from llmprod.usage import FinishReason, Usage, special_tier
 
 __all__ = ["FINISH_REASONS", "logprobs_of", "usage_of"]
 
@@ -22,7 +24,7 @@ FINISH_REASONS: dict[str, FinishReason] = {
 raises: what stands there is no answer, however much of one it looks like."""
 
 
-def usage_of(raw: Any, tool_usage: Any = None) -> Usage | None:
+def usage_of(raw: Any, tool_usage: Any = None, tier: Any = None) -> Usage | None:
     """Return usage in disjoint buckets, or None where ``raw`` tells none.
 
     The details that OpenAI counts *inside* the prompt or the answer are taken out of them, never below zero, so the
@@ -32,6 +34,7 @@ def usage_of(raw: Any, tool_usage: Any = None) -> Usage | None:
     Args:
         raw: ``usage`` of Chat Completions, Responses or embeddings.
         tool_usage: the Responses API's count of its own tools' uses.
+        tier: ``service_tier`` of the answer.
     """
     told = as_dict(raw)
     prompt = _count(told, "prompt_tokens", "input_tokens")
@@ -83,6 +86,8 @@ def usage_of(raw: Any, tool_usage: Any = None) -> Usage | None:
         output_audio=answer[1],
         output_image=answer[2],
         server_tools=server_tools,
+        tier=special_tier(tier),
+        cost=_charged(told),
     )
 
 
@@ -94,6 +99,21 @@ def _split(total: int, *wanted: int) -> list[int]:
         shares.append(share)
         total -= share
     return [*shares, total]
+
+
+def _charged(told: dict[str, Any]) -> Decimal | None:
+    """What OpenRouter says that was taken, in US dollars: by itself, and by the vendor where the key is one's own."""
+    charged = _dollars(told.get("cost"))
+    if charged is None or told.get("is_byok") is not True:
+        return charged
+    upstream = _dollars(as_dict(told.get("cost_details")).get("upstream_inference_cost"))
+    return None if upstream is None else charged + upstream
+
+
+def _dollars(value: Any) -> Decimal | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+        return None
+    return Decimal(str(value))
 
 
 def _count(told: dict[str, Any], *names: str) -> int | None:

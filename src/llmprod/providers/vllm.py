@@ -340,7 +340,7 @@ class VLLM(HTTPProvider):
             if usage is None:
                 return
             end = meter.mark()
-            prompt, answer = usage.total_input - usage.cache_read, usage.total_output
+            prompt, answer = usage.total_input - usage.cached, usage.total_output
             if first is None:
                 seconds = began.seconds_per_token(end) * (prompt + answer)
             else:
