@@ -1,4 +1,4 @@
-"""The money is genai-prices' own, on every model and bucket that it knows. Each difference is listed, with its reason."""
+"""The money is genai-prices' own, on every model and bucket that it knows; each difference has its reason."""
 
 from __future__ import annotations
 
@@ -94,7 +94,9 @@ def ours_of(provider: Any, model: Any, usage: Usage, at: datetime, **how: Any) -
 SHEETS: dict[Any, Any] = {}
 
 
-def their_money(provider: Any, model: Any, usage: Usage, at: datetime, context: dict[str, str] | None = None) -> Decimal:
+def their_money(
+    provider: Any, model: Any, usage: Usage, at: datetime, context: dict[str, str] | None = None
+) -> Decimal:
     prices = model.get_prices(at, context)
     return model.calc_price(
         theirs_of(usage, prices), provider, genai_request_timestamp=at, price_context=context

@@ -1,7 +1,7 @@
 """The prices that come with the package: a dated extract of genai-prices, in ``snapshot.json``.
 
-`tools/price_snapshot.py` writes the file. Its data is genai-prices' (Copyright (c) 2025 to present Pydantic Services
-Inc., MIT License; the whole notice is in the file).
+`tools/price_snapshot.py` writes the file. Its data is genai-prices' (Copyright (c) Pydantic Services Inc. 2025 to
+present, MIT License; the whole notice is in the file).
 """
 
 from __future__ import annotations
