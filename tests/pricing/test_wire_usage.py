@@ -168,7 +168,9 @@ def test_anthropic_streamed_and_whole(
     body = {**anthropic_scripts.MESSAGES["text"], "model": model, "usage": usage}
     codec = AnthropicCodec(model)
     once = whole(codec, body)
-    stream = streamed(codec, frames(anthropic_scripts.stream(body), named=True))
+    events = anthropic_scripts.stream(body)
+    events[0]["message"]["usage"] = {**usage, "output_tokens": 1, "output_tokens_details": None}
+    stream = streamed(codec, frames(events, named=True))
     cost = ours("anthropic", model, once.usage)
     context = {"processing": "batch"} if tier == "batch" else {}
     assert cost.amount == theirs("anthropic", "default", body, **context)
