@@ -194,7 +194,8 @@ class Response:
         raw: the provider's JSON of a whole answer, nothing left out; None for a stream.
         headers: the HTTP response's headers, lower-case; empty without HTTP.
         deployment: the ``identity`` of the provider that answered, for routers; None where it has none.
-        cost: US dollars that the answer cost, once it has ended; None where no price is known (which is not zero).
+        cost: US dollars that the call cost, once it has ended, attempts that failed or lost among them; None where a
+            price or usage is not known (which is not zero). ``trace.cost`` says why, and how it is made up.
     """
 
     def __init__(
@@ -226,7 +227,7 @@ class Response:
         self.raw = raw
         self.headers: dict[str, str] = headers if headers is not None else {}
         self.deployment: Hashable | None = None
-        self.cost: Decimal | None = None
+        self._cost: Decimal | None = None
         self.engine_timing: EngineTiming | None = None
         self.context = context
         self._request = request
@@ -314,6 +315,17 @@ class Response:
     def trace(self) -> Trace:
         """What happened in the call, attempt by attempt."""
         return self.context.trace
+
+    @property
+    def cost(self) -> Decimal | None:
+        """What the call cost."""
+        if self.context.trace.costs_due is not None:
+            self.context.trace.costs_due()
+        return self._cost
+
+    @cost.setter
+    def cost(self, value: Decimal | None) -> None:
+        self._cost = value
 
     @property
     def timing(self) -> Timing:

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmprod.cost import Cost
 from llmprod.errors import InvalidArgument
-from llmprod.pricing import Cost, Price, PriceBook
+from llmprod.pricing import Price, PriceBook
 from llmprod.pricing.sheet import TOKENS
 from llmprod.usage import Usage
 

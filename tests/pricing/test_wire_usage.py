@@ -14,7 +14,8 @@ from genai_prices import extract_usage
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmprod.pricing import Cost, PriceBook
+from llmprod.cost import Cost
+from llmprod.pricing import PriceBook
 from llmprod.providers._anthropic_answer import usage_of as anthropic_usage
 from llmprod.providers._google_usage import usage_of as google_usage
 from llmprod.providers._openai_usage import usage_of as openai_usage

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from typing import Any, Literal, cast
 
+from llmprod.cost import Cost, total, unknown
 from llmprod.errors import InvalidArgument
-from llmprod.pricing.cost import Cost, total, unknown
 from llmprod.pricing.lists import Found, PriceList, plain_model
 from llmprod.pricing.price import Price, sheet
 from llmprod.usage import Usage, special_tier
@@ -55,6 +57,9 @@ class PriceBook:
         if prices == "genai-prices" and find_spec("genai_prices") is None:
             raise InvalidArgument("prices", "genai-prices, which is not installed", "llmprod[prices] installed")
         self._prices: Prices = prices
+        self._lock = threading.Lock()
+        self._loader: threading.Thread | None = None
+        self._waiting: deque[Callable[[], None]] = deque()
         self._exact: dict[str, Found] = {}
         self._patterns: list[tuple[str, Found]] = []
         for name, given in _checked(overrides).items():
@@ -63,7 +68,7 @@ class PriceBook:
                 self._patterns.append((name, found))
             else:
                 self._exact[name] = found
-        self._lists: tuple[PriceList, ...] | None = None
+        self._lists: tuple[PriceList, ...] | None = () if prices == "none" else None
         self._looked_up: dict[tuple[str | None, str, str | None], Found | str] = {}
 
     # ---- loading ----------------------------------------------------------------------------------------------------
@@ -76,7 +81,7 @@ class PriceBook:
     def load(self) -> PriceBook:
         """Load the price data, which takes most of a second with genai-prices, and return this book.
 
-        Asking for a cost does it too; :class:`llmprod.CostMeter` does it in a worker thread.
+        Asking for a cost does it too. :class:`llmprod.CostMeter` has a thread do it beside the first calls.
         """
         if self._lists is None:
             lists: list[PriceList] = []
@@ -86,6 +91,42 @@ class PriceBook:
                 lists.append(_snapshot())
             self._lists = tuple(lists)
         return self
+
+    def when_loaded(self, job: Callable[[], None]) -> bool:
+        """Run ``job`` now if the data is there (True); else begin to load it in a thread, which runs ``job`` after.
+
+        ``job`` must not raise.
+        """
+        if self._lists is not None:
+            job()
+            return True
+        self._waiting.append(job)
+        with self._lock:
+            if self._loader is None:
+                self._loader = threading.Thread(target=self._load_beside, name="llmprod-prices", daemon=True)
+                self._loader.start()
+        if self._lists is not None:
+            self._run_waiting()  # it was loaded meanwhile
+        return False
+
+    def wait(self) -> None:
+        """Wait until the data is there and what waited for it has run."""
+        if self._loader is not None:
+            self._loader.join()
+        self.load()
+        self._run_waiting()
+
+    def _load_beside(self) -> None:
+        self.load()
+        self._run_waiting()
+
+    def _run_waiting(self) -> None:
+        while True:
+            try:
+                job = self._waiting.popleft()
+            except IndexError:
+                return
+            job()
 
     # ---- asking -----------------------------------------------------------------------------------------------------
 

@@ -8,13 +8,14 @@ from collections.abc import Hashable
 from dataclasses import replace
 from decimal import Decimal
 from hashlib import blake2b
-from typing import Literal, Unpack
+from typing import ClassVar, Literal, Unpack
 from uuid import uuid4
 
 from pydantic_core import to_json
 
 from llmprod import _validate
 from llmprod.context import Context
+from llmprod.cost import CostSource
 from llmprod.errors import (
     CallError,
     EngineDied,
@@ -39,6 +40,7 @@ from llmprod.providers._vllm.options import EngineKeywords, EngineOptions
 from llmprod.providers.openai_chat import ChatCodec
 from llmprod.request import GenerateRequest, Request
 from llmprod.response import Outcome, Response
+from llmprod.usage import Usage
 
 __all__ = ["VLLM"]
 
@@ -71,6 +73,8 @@ class VLLM(HTTPProvider):
     Raises:
         InvalidArgument: naming the option, before anything is started.
     """
+
+    cost_source: ClassVar[CostSource] = "gpu-hour"
 
     def __init__(
         self,
@@ -329,6 +333,16 @@ class VLLM(HTTPProvider):
             value = context.tags.get(self.isolate_prefixes_by, "")
             wire.body.setdefault("cache_salt", blake2b(value.encode(), digest_size=16).hexdigest())
         return wire
+
+    def cost_of(self, usage: Usage | None) -> Decimal | None:
+        """What a usage costs at the engine's mean pace since it was made; None without ``price_per_hour``."""
+        if self.price_per_hour is None or usage is None:
+            return None
+        mark = self._engine.meter.mark()
+        if not mark.tokens:
+            return None
+        computed = usage.total - usage.cached
+        return self.price_per_hour / _HOUR * Decimal(mark.busy / mark.tokens) * computed
 
     def _price(self, response: Response, incarnation: Incarnation, began: EngineMark) -> None:
         meter = incarnation.meter

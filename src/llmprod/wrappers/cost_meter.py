@@ -1,0 +1,275 @@
+"""Counts what a call costs, over all its attempts: those that failed, lost a race, were cancelled or cut off too.
+
+The provider of each attempt tells its end (``context.call.meters``), so that nothing between it and this wrapper can
+hide one. At the call's end every attempt is priced by its own usage and model; where its provider did not tell the
+usage, it is estimated, and marked so.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import ClassVar
+
+from llmprod.context import Context
+from llmprod.cost import Cost, CostSource, total, unknown
+from llmprod.errors import (
+    CallError,
+    ConnectError,
+    ConnectTimeout,
+    InvalidArgument,
+    LLMProdError,
+    ProviderError,
+    Rejected,
+)
+from llmprod.ledger import CostEntry, Ledger
+from llmprod.mechanisms.usage_estimate import Tokens, UsageEstimate, at_least
+from llmprod.pricing.book import PriceBook
+from llmprod.provider import Provider
+from llmprod.request import Request
+from llmprod.response import Response
+from llmprod.trace import AttemptEnd
+from llmprod.usage import Usage
+from llmprod.wrapper import Phase, WrappedProvider, Wrapper
+
+__all__ = ["CostMeter"]
+
+_log = logging.getLogger(__name__)
+
+
+class CostMeter(Wrapper):
+    """Sets ``response.cost`` and each attempt's ``cost``, and adds them to a ledger.
+
+    What is billed:
+
+    * an answer, whole or not, at the usage that its provider told
+    * an attempt that broke, timed out, was cancelled or closed after it was sent: what its provider told, but no less
+      of the answer than was shown; else the prompt, and as much of the answer as was shown or can have been written
+    * nothing for an attempt that the provider refused with an error, or that reached none
+
+    Args:
+        prices: what tokens cost (default: a :class:`PriceBook` without overrides).
+        ledger: where attempts are added up; share one to add up several stacks (default: one of its own).
+        on_cost: a function, or several, that is told each :class:`CostEntry`. What it raises is logged and goes no
+            further. It may be called in another thread while the price data is being loaded.
+        tokens: counts the tokens of a request's prompt or of a text, for estimates (default: by their length, corrected
+            by what the target counted so far).
+        now: the time of day in seconds since 1970, for dated prices and the ledger.
+
+    Raises:
+        InvalidArgument: naming the argument.
+    """
+
+    phase: ClassVar[Phase] = Phase.BUDGET
+
+    def __init__(
+        self,
+        prices: PriceBook | None = None,
+        *,
+        ledger: Ledger | None = None,
+        on_cost: Callable[[CostEntry], object] | Sequence[Callable[[CostEntry], object]] = (),
+        tokens: Tokens | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        if prices is not None and not isinstance(prices, PriceBook):
+            raise InvalidArgument("prices", type(prices).__name__, "a PriceBook, or None")
+        if ledger is not None and not isinstance(ledger, Ledger):
+            raise InvalidArgument("ledger", type(ledger).__name__, "a Ledger, or None")
+        told = (on_cost,) if callable(on_cost) else tuple(on_cost)
+        if not all(map(callable, told)):
+            raise InvalidArgument("on_cost", type(on_cost).__name__, "a function of a CostEntry, or a list of them")
+        if tokens is not None and not callable(tokens):
+            raise InvalidArgument("tokens", type(tokens).__name__, "a function of a request or a text, or None")
+        self.prices = PriceBook() if prices is None else prices
+        self.ledger = Ledger() if ledger is None else ledger
+        self.on_cost = told
+        self.now = now
+        self.estimate = UsageEstimate(tokens)
+
+    def wrap(self, inner: Provider) -> Provider:
+        """Count what calls of ``inner`` cost."""
+        return _CostMeterProvider(inner, self)
+
+    def __repr__(self) -> str:
+        return "CostMeter()"
+
+
+class _CostMeterProvider(WrappedProvider):
+    wrapper: CostMeter
+
+    async def send(self, request: Request, context: Context) -> Response:
+        call = _Call(self.wrapper, context)
+        context.call.meters = (*context.call.meters, call.ended)
+        try:
+            response = await self.inner.send(request, context)
+        except BaseException:
+            call.over(None)
+            raise
+        weakly = weakref.ref(response)
+        response.on_close(lambda outcome: call.over(weakly()))
+        return response
+
+
+class _Call:
+    """One call's attempts, priced at its end. One that ends later still is priced then."""
+
+    __slots__ = ("_at", "_context", "_ends", "_meter", "_over", "_response", "_sum")
+
+    def __init__(self, meter: CostMeter, context: Context) -> None:
+        self._meter = meter
+        self._context = context
+        self._at = meter.now() - context.elapsed
+        self._ends: list[_End] = []
+        self._sum: Cost | None = None
+        self._over = False
+        self._response: weakref.ref[Response] | None = None
+
+    def ended(self, end: AttemptEnd) -> None:
+        """Note the end of an attempt."""
+        try:
+            self._ends.append(_End(end, self._meter.estimate))
+        except Exception as error:  # noqa: BLE001 - the user's own `tokens` may raise: that must not end a call
+            _log.error("an attempt's usage could not be counted: %s", type(error).__name__)
+            return
+        if self._over:
+            self._settle()
+
+    def over(self, response: Response | None) -> None:
+        """Price what the call has used."""
+        self._over = True
+        self._response = None if response is None else weakref.ref(response)
+        self._settle()
+
+    def _settle(self) -> None:
+        trace = self._context.trace
+        if not self._meter.prices.when_loaded(self._price):
+            trace.costs_due = self._meter.prices.wait
+
+    def _price(self) -> None:
+        ends, self._ends = self._ends, []
+        for end in ends:
+            try:
+                self._add(end)
+            except Exception as error:  # noqa: BLE001 - as above
+                _log.error("an attempt could not be priced: %s", type(error).__name__)
+        self._context.trace.costs_due = None
+        response = None if self._response is None else self._response()
+        if response is not None and self._sum is not None:
+            response.cost = self._sum.amount
+
+    def _add(self, end: _End) -> None:
+        meter, context, attempt = self._meter, self._context, end.attempt
+        at = datetime.fromtimestamp(self._at + attempt.started, tz=UTC)
+        known = attempt.cost  # counted by a meter further in
+        cost = end.cost(meter.prices, meter.estimate, at) if known is None else known
+        attempt.cost = cost
+        self._sum = cost if self._sum is None else self._sum + cost
+        entry = CostEntry(
+            at=at,
+            target=attempt.target,
+            model=attempt.model or end.asked,
+            cost=cost,
+            usage=attempt.usage,
+            tags=context.tags,
+            prompt=context.prompt,
+            attempt=attempt,
+        )
+        meter.ledger.add(entry)
+        for tell in meter.on_cost:
+            try:
+                tell(entry)
+            except Exception as error:  # noqa: BLE001 - a broken callback must not break calls
+                _log.error("on_cost raised %s", type(error).__name__)
+
+
+class _End:
+    """What is kept of an attempt until the call is over."""
+
+    __slots__ = (
+        "_charged",
+        "_free",
+        "_of",
+        "_request",
+        "_sent",
+        "_shown",
+        "_source",
+        "_url",
+        "asked",
+        "attempt",
+        "kind",
+    )
+
+    def __init__(self, end: AttemptEnd, estimate: UsageEstimate) -> None:
+        provider, response = end.provider, end.response
+        self.attempt = end.attempt
+        self.kind, self.asked, self._url = provider.priced_as
+        self._request = end.request
+        self._free = provider.free
+        self._of = provider.cost_of
+        self._source: CostSource = provider.cost_source
+        self._charged: Decimal | None = None if response is None else response.cost
+        self._sent = response is not None or _may_have_been_sent(end.error, known=self.kind is not None)
+        # What was shown counts where the provider has not told all.
+        whole = response is not None and end.attempt.state == "ok" and end.attempt.usage is not None
+        self._shown: int | None = None
+        if response is not None and not whole:
+            self._shown = estimate.shown(response)
+        elif end.request.stream:
+            self._shown = 0
+
+    def cost(self, prices: PriceBook, estimate: UsageEstimate, at: datetime) -> Cost:
+        """Return what the attempt cost; sets its usage where nobody told it."""
+        if self._free:
+            return total(Decimal(0), "free")
+        attempt = self.attempt
+        usage = self._usage(estimate)
+        if usage is None and not self._sent:
+            return total(Decimal(0), "unbilled")
+        attempt.usage = usage
+        if self._charged is not None:
+            return total(self._charged, self._source, estimated=usage is not None and usage.estimated)
+        own = self._of(usage)
+        if own is not None:
+            return total(own, self._source, estimated=usage is not None and usage.estimated)
+        if usage is None:
+            return unknown("no usage, and nothing to estimate it by")
+        answered = attempt.model
+        cost = prices.cost(usage, provider=self.kind, model=answered or self.asked, at=at, url=self._url)
+        if cost.source is None and answered and self.asked and answered != self.asked:
+            other = prices.cost(usage, provider=self.kind, model=self.asked, at=at, url=self._url)
+            return cost if other.source is None else other
+        return cost
+
+    def _usage(self, estimate: UsageEstimate) -> Usage | None:
+        attempt, seconds = self.attempt, self.attempt.seconds or 0.0
+        told = attempt.usage
+        if told is None:
+            if not self._sent:
+                return None
+            return estimate.guess(attempt.target, self._request, shown=self._shown, seconds=seconds)
+        if attempt.state == "ok":
+            if not told.estimated:
+                estimate.learn(attempt.target, self._request, told, seconds, whole=attempt.ttft is None)
+            return told
+        return told if self._shown is None else at_least(told, self._shown)
+
+
+def _may_have_been_sent(error: BaseException | None, *, known: bool) -> bool:
+    """Tell whether a provider may have begun to answer an attempt that gave no response.
+
+    Not where it refused, and not where nothing left this process. A function's own exception says nothing of the model
+    that it has called.
+    """
+    if isinstance(error, (Rejected, ConnectError, ConnectTimeout)):
+        return False
+    if isinstance(error, ProviderError):
+        return error.in_stream
+    if isinstance(error, CallError):
+        return True
+    if isinstance(error, Exception):
+        return not known and not isinstance(error, LLMProdError)
+    return True
