@@ -173,7 +173,7 @@ class BaseProvider(ABC):
     def priced_as(self) -> tuple[str | None, str | None, str | None]:
         """Provider, model and the API's address, that prices are looked up by; None for what is not known."""
         kind, _, model = self.name.partition(":")
-        return kind, model or None, None
+        return kind, model or kind, None
 
     def cost_of(self, usage: Usage | None) -> Decimal | None:
         """What a usage costs where no price list tells, in US dollars; None where it is to be looked up in one."""

@@ -319,8 +319,9 @@ class Response:
     @property
     def cost(self) -> Decimal | None:
         """What the call cost."""
-        if self.context.trace.costs_due is not None:
-            self.context.trace.costs_due()
+        due = self.context.trace.costs_due
+        if due is not None:
+            due()
         return self._cost
 
     @cost.setter

@@ -69,7 +69,7 @@ class Attempt:
         if state == "failed":  # a cancelled or interrupted attempt leaves nothing to decide
             self.verdict = classify(error).action
         if isinstance(error, CallError):
-            self.status, self.usage = error.status, error.usage
+            self.status, self.usage = error.status, error.usage or self.usage
             reason = error.code or error.detail
             self.reason = None if reason == self.error else reason
 
@@ -129,8 +129,9 @@ class Trace:
     @property
     def cost(self) -> Cost | None:
         """What all attempts cost together, those that failed or lost too; None where nothing counts costs."""
-        if self.costs_due is not None:
-            self.costs_due()
+        due = self.costs_due
+        if due is not None:
+            due()
         costs = [entry.cost for entry in self.entries if entry.cost is not None]
         return reduce(add, costs) if costs else None
 
@@ -158,8 +159,9 @@ class Trace:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the table as one dict an entry, for data frames and logs; costs in US dollars."""
-        if self.costs_due is not None:
-            self.costs_due()
+        due = self.costs_due
+        if due is not None:
+            due()
         return [
             {
                 "target": entry.target,

@@ -92,22 +92,27 @@ class PriceBook:
             self._lists = tuple(lists)
         return self
 
-    def when_loaded(self, job: Callable[[], None]) -> bool:
-        """Run ``job`` now if the data is there (True); else begin to load it in a thread, which runs ``job`` after.
-
-        ``job`` must not raise.
-        """
-        if self._lists is not None:
-            job()
-            return True
-        self._waiting.append(job)
+    def begin(self) -> None:
+        """Begin to load the data in a thread, unless it is there."""
+        if self._lists is not None or self._loader is not None:
+            return
+        if _at_hand(self._prices):
+            self.load()
+            return
         with self._lock:
             if self._loader is None:
                 self._loader = threading.Thread(target=self._load_beside, name="llmprod-prices", daemon=True)
                 self._loader.start()
-        if self._lists is not None:
-            self._run_waiting()  # it was loaded meanwhile
-        return False
+
+    def when_loaded(self, job: Callable[[], None]) -> None:
+        """Run ``job`` once the data is there: now, or in the thread that loads it. It must not raise."""
+        if self._lists is None and self._loader is not None:
+            self._waiting.append(job)
+            if self._lists is not None:
+                self._run_waiting()  # it was loaded meanwhile
+        else:
+            self.load()
+            job()
 
     def wait(self) -> None:
         """Wait until the data is there and what waited for it has run."""
@@ -213,6 +218,12 @@ class PriceBook:
 
 
 _NOTHING = Decimal(0)
+
+
+def _at_hand(prices: Prices) -> bool:
+    """Another book has loaded the data."""
+    needed = (_genai,) if prices == "genai-prices" else (_snapshot,) if prices == "snapshot" else (_genai, _snapshot)
+    return all(each.cache_info().currsize for each in needed)
 
 
 @functools.cache

@@ -102,6 +102,7 @@ class _CostMeterProvider(WrappedProvider):
     wrapper: CostMeter
 
     async def send(self, request: Request, context: Context) -> Response:
+        self.wrapper.prices.begin()
         call = _Call(self.wrapper, context)
         context.call.meters = (*context.call.meters, call.ended)
         try:
@@ -145,9 +146,9 @@ class _Call:
         self._settle()
 
     def _settle(self) -> None:
-        trace = self._context.trace
-        if not self._meter.prices.when_loaded(self._price):
-            trace.costs_due = self._meter.prices.wait
+        prices = self._meter.prices
+        self._context.trace.costs_due = prices.wait
+        prices.when_loaded(self._price)
 
     def _price(self) -> None:
         ends, self._ends = self._ends, []
@@ -165,7 +166,7 @@ class _Call:
         meter, context, attempt = self._meter, self._context, end.attempt
         at = datetime.fromtimestamp(self._at + attempt.started, tz=UTC)
         known = attempt.cost  # counted by a meter further in
-        cost = end.cost(meter.prices, meter.estimate, at) if known is None else known
+        cost = end.cost(meter.prices, at) if known is None else known
         attempt.cost = cost
         self._sum = cost if self._sum is None else self._sum + cost
         entry = CostEntry(
@@ -173,7 +174,7 @@ class _Call:
             target=attempt.target,
             model=attempt.model or end.asked,
             cost=cost,
-            usage=attempt.usage,
+            usage=end.usage,
             tags=context.tags,
             prompt=context.prompt,
             attempt=attempt,
@@ -189,52 +190,52 @@ class _Call:
 class _End:
     """What is kept of an attempt until the call is over."""
 
-    __slots__ = (
-        "_charged",
-        "_free",
-        "_of",
-        "_request",
-        "_sent",
-        "_shown",
-        "_source",
-        "_url",
-        "asked",
-        "attempt",
-        "kind",
-    )
+    __slots__ = ("_charged", "_free", "_of", "_sent", "_source", "_url", "asked", "attempt", "kind", "usage")
 
     def __init__(self, end: AttemptEnd, estimate: UsageEstimate) -> None:
         provider, response = end.provider, end.response
         self.attempt = end.attempt
         self.kind, self.asked, self._url = provider.priced_as
-        self._request = end.request
         self._free = provider.free
         self._of = provider.cost_of
         self._source: CostSource = provider.cost_source
         self._charged: Decimal | None = None if response is None else response.cost
         self._sent = response is not None or _may_have_been_sent(end.error, known=self.kind is not None)
-        # What was shown counts where the provider has not told all.
-        whole = response is not None and end.attempt.state == "ok" and end.attempt.usage is not None
-        self._shown: int | None = None
-        if response is not None and not whole:
-            self._shown = estimate.shown(response)
-        elif end.request.stream:
-            self._shown = 0
+        self.usage = None if self._free else self._used(end, estimate)
+        if self.usage is not None:
+            end.attempt.usage = self.usage  # so that whoever asks for it, a race for what it has wasted, gets the same
 
-    def cost(self, prices: PriceBook, estimate: UsageEstimate, at: datetime) -> Cost:
-        """Return what the attempt cost; sets its usage where nobody told it."""
+    def _used(self, end: AttemptEnd, estimate: UsageEstimate) -> Usage | None:
+        """Return what was told, or an estimate; None where the attempt was not sent or nothing is known."""
+        attempt, response, told = end.attempt, end.response, end.attempt.usage
+        seconds = attempt.seconds or 0.0
+        if told is not None and attempt.state == "ok":
+            if not told.estimated:
+                estimate.learn(attempt.target, end.request, told, seconds, whole=attempt.ttft is None)
+            return told
+        if told is None and not self._sent:
+            return None
+        shown = 0 if end.request.stream else None
+        if response is not None:
+            # A stream that was handed out has begun, though its first piece may not have been read.
+            shown = max(estimate.shown(response), int(attempt.ttft is not None))
+        if told is not None:
+            return told if shown is None else at_least(told, shown)
+        return estimate.guess(attempt.target, end.request, shown=shown, seconds=seconds)
+
+    def cost(self, prices: PriceBook, at: datetime) -> Cost:
+        """Return what the attempt cost."""
+        attempt, usage = self.attempt, self.usage
         if self._free:
             return total(Decimal(0), "free")
-        attempt = self.attempt
-        usage = self._usage(estimate)
         if usage is None and not self._sent:
             return total(Decimal(0), "unbilled")
-        attempt.usage = usage
+        estimated = usage is not None and usage.estimated
         if self._charged is not None:
-            return total(self._charged, self._source, estimated=usage is not None and usage.estimated)
+            return total(self._charged, self._source, estimated=estimated)
         own = self._of(usage)
         if own is not None:
-            return total(own, self._source, estimated=usage is not None and usage.estimated)
+            return total(own, self._source, estimated=estimated)
         if usage is None:
             return unknown("no usage, and nothing to estimate it by")
         answered = attempt.model
@@ -243,19 +244,6 @@ class _End:
             other = prices.cost(usage, provider=self.kind, model=self.asked, at=at, url=self._url)
             return cost if other.source is None else other
         return cost
-
-    def _usage(self, estimate: UsageEstimate) -> Usage | None:
-        attempt, seconds = self.attempt, self.attempt.seconds or 0.0
-        told = attempt.usage
-        if told is None:
-            if not self._sent:
-                return None
-            return estimate.guess(attempt.target, self._request, shown=self._shown, seconds=seconds)
-        if attempt.state == "ok":
-            if not told.estimated:
-                estimate.learn(attempt.target, self._request, told, seconds, whole=attempt.ttft is None)
-            return told
-        return told if self._shown is None else at_least(told, self._shown)
 
 
 def _may_have_been_sent(error: BaseException | None, *, known: bool) -> bool:
