@@ -231,8 +231,10 @@ class Ledger:
                 return
             at = entry.at.timestamp()
             if at > self._newest:
+                aged = at // 60 > self._newest // 60
                 self._newest = at
-                self._age()
+                if aged:
+                    self._age()
             self._place(at, self._key(entry)).add(entry)
 
     def _key(self, entry: CostEntry) -> _Key:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
+from operator import attrgetter
 from typing import Any, Literal
 
 __all__ = ["FinishReason", "Usage"]
@@ -66,7 +67,8 @@ class Usage:
     @property
     def total_input(self) -> int:
         """All prompt tokens, cached or not."""
-        return sum(getattr(self, name) for name in _INPUT)
+        counts: tuple[int, ...] = _inputs(self)
+        return sum(counts)
 
     @property
     def total_output(self) -> int:
@@ -104,6 +106,7 @@ class Usage:
 
 _OUTPUT = ("output", "reasoning", "output_audio", "output_image")
 _INPUT = tuple(item.name for item in fields(Usage) if item.type == "int" and item.name not in _OUTPUT)
+_inputs = attrgetter(*_INPUT)
 
 _STANDARD = frozenset({"default", "standard", "auto", "on_demand", "unspecified"})
 

@@ -27,15 +27,17 @@ Tokens = Callable[[Request | str], int]
 _BYTES_A_TOKEN = 4.0
 _TARGETS = 256
 _WEIGHT = 0.05
+_ALL_OF, _ONE_IN = 64, 16  # the first answers teach all; later ones are many, and measuring a prompt takes time
 
 
 class _Pace:
     """What is known of one target."""
 
-    __slots__ = ("rate", "tokens")
+    __slots__ = ("rate", "seen", "tokens")
 
     def __init__(self, tokens: TokenEstimate) -> None:
         self.tokens = tokens
+        self.seen = 0
         self.rate: float | None = None  # answer tokens a second, of whole answers
 
     def learn(self, rate: float) -> None:
@@ -56,6 +58,9 @@ class UsageEstimate:
     def learn(self, target: str, request: Request, usage: Usage, seconds: float | None, *, whole: bool) -> None:
         """Note what a complete answer used, and how long it took."""
         pace = self._of(target)
+        pace.seen += 1
+        if pace.seen > _ALL_OF and pace.seen % _ONE_IN:
+            return
         raw = 0.0 if self._tokens is not None else pace.tokens.raw_input(request)
         prompt = 0 if self._tokens is not None else usage.total_input
         pace.tokens.learn(request, raw, prompt, usage.total_output)

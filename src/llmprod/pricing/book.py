@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -81,7 +82,8 @@ class PriceBook:
     def load(self) -> PriceBook:
         """Load the price data, which takes most of a second with genai-prices, and return this book.
 
-        Asking for a cost does it too. :class:`llmprod.CostMeter` has a thread do it beside the first calls.
+        Asking for a cost does it too. :class:`llmprod.CostMeter` has a thread do it once a call has ended that you have
+        given no price for.
         """
         if self._lists is None:
             lists: list[PriceList] = []
@@ -92,27 +94,30 @@ class PriceBook:
             self._lists = tuple(lists)
         return self
 
-    def begin(self) -> None:
-        """Begin to load the data in a thread, unless it is there."""
-        if self._lists is not None or self._loader is not None:
-            return
-        if _at_hand(self._prices):
-            self.load()
-            return
-        with self._lock:
-            if self._loader is None:
-                self._loader = threading.Thread(target=self._load_beside, name="llmprod-prices", daemon=True)
-                self._loader.start()
+    def ready_for(self, *, provider: str | None, model: str | None) -> bool:
+        """Tell whether a cost can be told without loading anything: the data is there, or the price is your own."""
+        return self._lists is not None or not model or self._own(_kind(provider), plain_model(model)) is not None
 
     def when_loaded(self, job: Callable[[], None]) -> None:
         """Run ``job`` once the data is there: now, or in the thread that loads it. It must not raise."""
-        if self._lists is None and self._loader is not None:
-            self._waiting.append(job)
-            if self._lists is not None:
-                self._run_waiting()  # it was loaded meanwhile
-        else:
+        if self._lists is not None or _at_hand(self._prices):
             self.load()
             job()
+            return
+        self._waiting.append(job)
+        self._begin()
+        if self._lists is not None:
+            self._run_waiting()  # it was loaded meanwhile
+
+    def _begin(self) -> None:
+        with self._lock:
+            if self._loader is not None or sys.is_finalizing():
+                return
+            self._loader = threading.Thread(target=self._load_beside, name="llmprod-prices", daemon=True)
+            try:
+                self._loader.start()
+            except RuntimeError:  # the interpreter is about to end, and nobody will ask any more
+                self._loader = None
 
     def wait(self) -> None:
         """Wait until the data is there and what waited for it has run."""
@@ -189,18 +194,16 @@ class PriceBook:
         return not isinstance(self._find(provider, model, url), str)
 
     def _find(self, provider: str | None, model: str, url: str | None) -> Found | str:
-        name = None if provider is None else provider.partition(":")[0].lower()
+        name = _kind(provider)
         model = plain_model(model)
-        if self._exact or self._patterns:
-            asked = (f"{name}:{model}", model)
-            for key in asked:
-                if key in self._exact:
-                    return self._exact[key]
-            for pattern, found in self._patterns:
-                if any(fnmatchcase(key, pattern) for key in asked):
-                    return found
+        own = self._own(name, model)
+        if own is not None:
+            return own
         lists = self.load()._lists or ()
-        if any(each.renewed() for each in lists) or len(self._looked_up) >= _KEPT:
+        renewed = len(self._looked_up) >= _KEPT
+        for each in lists:
+            renewed = each.renewed() or renewed
+        if renewed:
             self._looked_up.clear()
         looked_for = (name, model, url)
         known = self._looked_up.get(looked_for)
@@ -213,11 +216,29 @@ class PriceBook:
             self._looked_up[looked_for] = known
         return known
 
+    def _own(self, name: str | None, model: str) -> Found | None:
+        """Return the override for a model."""
+        if not self._exact and not self._patterns:
+            return None
+        asked = (f"{name}:{model}", model)
+        for key in asked:
+            if key in self._exact:
+                return self._exact[key]
+        for pattern, found in self._patterns:
+            if any(fnmatchcase(key, pattern) for key in asked):
+                return found
+        return None
+
     def __repr__(self) -> str:
         return f"PriceBook({len(self._exact) + len(self._patterns)} overrides, prices={self._prices!r})"
 
 
 _NOTHING = Decimal(0)
+
+
+def _kind(provider: str | None) -> str | None:
+    """The provider's id in a name such as ``openai:gpt-5``."""
+    return None if provider is None else provider.partition(":")[0].lower()
 
 
 def _at_hand(prices: Prices) -> bool:

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
+from operator import attrgetter
 from typing import TypeAlias
 
 from llmprod.usage import Usage
@@ -138,8 +139,8 @@ class Sheet:
         prompt = usage.total_input
         money: dict[str, Decimal] = {}
         missing: list[str] = []
-        for name in TOKENS:
-            count: int = getattr(usage, name)
+        counts: tuple[int, ...] = _counts(usage)
+        for name, count in zip(TOKENS, counts, strict=True):
             if not count:
                 continue
             rate = self._rate(name, rates)
@@ -175,6 +176,7 @@ class Sheet:
 
 _MILLION = Decimal(1_000_000)
 TOKENS = tuple(item.name for item in fields(Usage) if item.type == "int")
+_counts = attrgetter(*TOKENS)
 _LONG_WRITES = frozenset({"cache_write_1h", "cache_write_12h"})
 _WRITE = ("cache_write", "input")
 _BILLED_AS: Mapping[str, tuple[str, ...]] = {

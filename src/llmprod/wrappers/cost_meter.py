@@ -102,7 +102,6 @@ class _CostMeterProvider(WrappedProvider):
     wrapper: CostMeter
 
     async def send(self, request: Request, context: Context) -> Response:
-        self.wrapper.prices.begin()
         call = _Call(self.wrapper, context)
         context.call.meters = (*context.call.meters, call.ended)
         try:
@@ -147,8 +146,11 @@ class _Call:
 
     def _settle(self) -> None:
         prices = self._meter.prices
-        self._context.trace.costs_due = prices.wait
-        prices.when_loaded(self._price)
+        if prices.loaded or all(end.ready(prices) for end in self._ends):
+            self._price()
+        else:
+            self._context.trace.costs_due = prices.wait
+            prices.when_loaded(self._price)
 
     def _price(self) -> None:
         ends, self._ends = self._ends, []
@@ -222,6 +224,13 @@ class _End:
         if told is not None:
             return told if shown is None else at_least(told, shown)
         return estimate.guess(attempt.target, end.request, shown=shown, seconds=seconds)
+
+    def ready(self, prices: PriceBook) -> bool:
+        """Tell whether it can be priced without loading anything."""
+        usage = self.usage
+        if self._free or self._charged is not None or usage is None or usage.cost is not None:
+            return True
+        return prices.ready_for(provider=self.kind, model=self.attempt.model or self.asked)
 
     def cost(self, prices: PriceBook, at: datetime) -> Cost:
         """Return what the attempt cost."""
