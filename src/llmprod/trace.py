@@ -199,7 +199,8 @@ class Trace:
             ]
             for number, row in enumerate(self.rows(), 1)
         ]
-        if any(entry.cost is not None and entry.cost.known and entry.cost.source != "unbilled" for entry in self.entries):
+        costs = [entry.cost for entry in self.entries if entry.cost is not None]
+        if any(cost.known and cost.source != "unbilled" for cost in costs):
             head.append("cost")
             for row, entry in zip(body, self.entries, strict=True):
                 row.append("" if entry.cost is None else str(entry.cost) if entry.cost.known else "unknown")

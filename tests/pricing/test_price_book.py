@@ -206,6 +206,14 @@ def test_no_usage_and_no_model() -> None:
     assert prices.cost(Usage(input=1), provider="p", model=None).reason == "no model"
 
 
+def test_a_server_of_ones_own_has_no_price_but_ones_own() -> None:
+    prices = PriceBook({"ollama:large": Price(input=1)})
+    assert cost(prices, Usage(input=1_000_000), "large", "ollama").amount == 1
+    told = cost(prices, Usage(input=1_000_000), "small", "ollama:small")
+    assert told.reason == "no price list for the provider ollama; give it one of your own"
+    assert not prices.loaded
+
+
 def test_nothing_used_costs_nothing() -> None:
     assert cost(book(m=Price(input=1)), Usage()).amount == 0
 

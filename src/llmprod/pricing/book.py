@@ -15,7 +15,7 @@ from typing import Any, Literal, cast
 
 from llmprod.cost import Cost, total, unknown
 from llmprod.errors import InvalidArgument
-from llmprod.pricing.lists import Found, PriceList, plain_model
+from llmprod.pricing.lists import NOT_SOLD, Found, PriceList, plain_model
 from llmprod.pricing.price import Price, sheet
 from llmprod.usage import Usage, special_tier
 
@@ -96,7 +96,10 @@ class PriceBook:
 
     def ready_for(self, *, provider: str | None, model: str | None) -> bool:
         """Tell whether a cost can be told without loading anything: the data is there, or the price is your own."""
-        return self._lists is not None or not model or self._own(_kind(provider), plain_model(model)) is not None
+        name = _kind(provider)
+        return (
+            self._lists is not None or not model or name in NOT_SOLD or self._own(name, plain_model(model)) is not None
+        )
 
     def when_loaded(self, job: Callable[[], None]) -> None:
         """Run ``job`` once the data is there: now, or in the thread that loads it. It must not raise."""
@@ -199,6 +202,8 @@ class PriceBook:
         own = self._own(name, model)
         if own is not None:
             return own
+        if name in NOT_SOLD:
+            return f"no price list for the provider {name}; give it one of your own"
         lists = self.load()._lists or ()
         renewed = len(self._looked_up) >= _KEPT
         for each in lists:

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 from llmprod.pricing.sheet import Sheet
 
-__all__ = ["ALIASES", "Found", "PriceList", "matcher", "plain_model", "undated"]
+__all__ = ["ALIASES", "NOT_SOLD", "Found", "PriceList", "matcher", "plain_model", "undated"]
 
 ALIASES: Mapping[str, str] = {
     "openai-responses": "openai",
@@ -24,6 +24,9 @@ ALIASES: Mapping[str, str] = {
     "mistralai": "mistral",
 }
 """Other names of the price data's providers. No guessing beyond these: ``my-openai-proxy`` may cost anything."""
+
+NOT_SOLD = frozenset({"vllm", "vllm-server", "tgi", "trtllm", "ollama", "llamacpp", "simulated", "static"})
+"""Servers of one's own, which no price data is of: nothing is loaded to find that out."""
 
 
 @dataclass(frozen=True, slots=True)
