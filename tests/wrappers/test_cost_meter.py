@@ -41,6 +41,7 @@ from llmprod.testing.scripted import CUT, HANG, Scripted
 from llmprod.wrappers.cost_meter import CostMeter
 from llmprod.wrappers.hedge import Hedge
 from llmprod.wrappers.resume import Resume
+from tests.cancel_sweep import sweep
 from tests.wrappers.helpers import EMBED, STREAM, WHOLE, ask, context
 
 PRICES = {
@@ -122,9 +123,20 @@ async def test_an_unknown_price_is_no_cost_and_has_a_reason():
     response = await ask(counting(scripted(["Hi", TOLD, Finish("stop")], name="nobody")))
     assert response.cost is None
     assert response.trace.cost.reason == "no price data"
-    assert "unknown" in str(response.trace)
+    assert "cost" not in str(response.trace)  # a column that says nothing is left out
     assert counting.ledger.totals.unpriced == 1
     assert counting.ledger.totals.cost is None
+
+
+async def test_one_unknown_price_among_others_shows():
+    counting = meter()
+    broken = scripted(["Hel", ReadError(in_stream=True)], name="nobody")
+    stack = counting(Resume(Restart())(Failover(broken, scripted(["Hi", TOLD, Finish("stop")]), clock=LoopClock())))
+    response = await ask(stack, STREAM)
+    assert response.cost is None
+    assert (response.trace.cost.reason, response.trace.cost.at_least) == ("no price data", dollars(100, 7))
+    assert str(response.trace).splitlines()[1].endswith("unknown")
+    assert counting.ledger.total == dollars(100, 7)
 
 
 async def test_a_fixed_answer_is_free():
@@ -259,12 +271,46 @@ async def test_a_hedges_loser_is_billed_and_the_table_says_so():
     assert a.calls == 0
 
 
+async def test_a_whole_loser_is_billed_by_what_the_winner_wrote():
+    counting = meter()
+    slow = scripted([20.0, "late"])
+    quick = scripted([1.0, "Hi", UsageUpdate(Usage(input=100, output=80)), Finish("stop")], name="b")
+    stack = counting(Hedge(delay=1.0, budget=1.0, clock=LoopClock())(Failover(slow, quick, clock=LoopClock())))
+    response = await ask(stack)
+    loser = response.trace.attempts[0]
+    assert loser.usage == Usage(input=100, output=80, estimated=True)  # in two seconds, where the winner took one
+    assert costs(response) == [dollars(100, 80), dollars(100, 80, "b")]
+
+
 async def test_skipped_targets_cost_nothing_and_have_no_cost():
     deaf = scripted(name="b", capabilities=Capabilities())
     counting = meter()
     response = await ask(counting(Failover(deaf, scripted(["Hi", TOLD, Finish("stop")]), clock=LoopClock())), EMBED)
     assert response.cost == dollars(100, 7)
     assert [entry.cost is None for entry in response.trace.entries] == [True, False]
+
+
+async def test_cancelled_at_every_await_each_attempt_is_counted_once():
+    def scenario():
+        a = scripted([0.5, ReadError(in_stream=True)], ["He", 0.5, "llo", TOLD, Finish("stop")])
+        b = scripted(then=[2.0, "Hi", TOLD, Finish("stop")], name="b")
+        counting, told = meter(), context()
+        race = Hedge(delay=0.2, budget=1.0, clock=LoopClock())(Failover(a, b, clock=LoopClock()))
+
+        async def call():
+            response = await counting(Retry(3, clock=LoopClock())(race)).send(STREAM, told)
+            async with response:
+                await response.read()
+
+        def check():
+            attempts = told.trace.attempts
+            assert counting.ledger.totals.attempts == len(attempts) == a.calls + b.calls
+            assert all(entry.cost is not None and entry.cost.known for entry in attempts)
+            assert counting.ledger.total == sum(entry.cost.amount for entry in attempts)
+
+        return call(), check
+
+    assert await sweep(scenario) >= 5
 
 
 # ---- callbacks, labels, prices that are not there yet ----------------------------------------------------------------
@@ -379,7 +425,7 @@ def test_its_place_in_a_stack():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"prices": {}}, {"ledger": []}, {"on_cost": [1]}, {"tokens": 3}],
+    [{"prices": {}}, {"ledger": []}, {"on_cost": [1]}, {"tokens": 3}, {"now": 3}],
     ids=str,
 )
 def test_wrong_options(wrong):

@@ -342,7 +342,7 @@ class VLLM(HTTPProvider):
         if not mark.tokens:
             return None
         computed = usage.total - usage.cached
-        return self.price_per_hour / _HOUR * Decimal(mark.busy / mark.tokens) * computed
+        return self.price_per_hour / _HOUR * Decimal(str(mark.busy)) / mark.tokens * computed
 
     def _price(self, response: Response, incarnation: Incarnation, began: EngineMark) -> None:
         meter = incarnation.meter

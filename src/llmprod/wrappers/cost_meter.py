@@ -58,7 +58,7 @@ class CostMeter(Wrapper):
             further. It may be called in another thread while the price data is being loaded.
         tokens: counts the tokens of a request's prompt or of a text, for estimates (default: by their length, corrected
             by what the target counted so far).
-        now: the time of day in seconds since 1970, for dated prices and the ledger.
+        now: seconds since 1970, for dated prices and the ledger (default ``time.time``).
 
     Raises:
         InvalidArgument: naming the argument.
@@ -73,7 +73,7 @@ class CostMeter(Wrapper):
         ledger: Ledger | None = None,
         on_cost: Callable[[CostEntry], object] | Sequence[Callable[[CostEntry], object]] = (),
         tokens: Tokens | None = None,
-        now: Callable[[], float] = time.time,
+        now: Callable[[], float] | None = None,
     ) -> None:
         if prices is not None and not isinstance(prices, PriceBook):
             raise InvalidArgument("prices", type(prices).__name__, "a PriceBook, or None")
@@ -84,10 +84,12 @@ class CostMeter(Wrapper):
             raise InvalidArgument("on_cost", type(on_cost).__name__, "a function of a CostEntry, or a list of them")
         if tokens is not None and not callable(tokens):
             raise InvalidArgument("tokens", type(tokens).__name__, "a function of a request or a text, or None")
+        if now is not None and not callable(now):
+            raise InvalidArgument("now", type(now).__name__, "a function that tells the seconds since 1970, or None")
         self.prices = PriceBook() if prices is None else prices
         self.ledger = Ledger() if ledger is None else ledger
         self.on_cost = told
-        self.now = now
+        self.now = time.time if now is None else now
         self.estimate = UsageEstimate(tokens)
 
     def wrap(self, inner: Provider) -> Provider:
@@ -192,7 +194,7 @@ class _Call:
 class _End:
     """What is kept of an attempt until the call is over."""
 
-    __slots__ = ("_charged", "_free", "_of", "_sent", "_source", "_url", "asked", "attempt", "kind", "usage")
+    __slots__ = ("_blind", "_charged", "_free", "_of", "_sent", "_source", "_url", "asked", "attempt", "kind", "usage")
 
     def __init__(self, end: AttemptEnd, estimate: UsageEstimate) -> None:
         provider, response = end.provider, end.response
@@ -203,8 +205,9 @@ class _End:
         self._source: CostSource = provider.cost_source
         self._charged: Decimal | None = None if response is None else response.cost
         self._sent = response is not None or _may_have_been_sent(end.error, known=self.kind is not None)
+        self._blind = False
         self.usage = None if self._free else self._used(end, estimate)
-        if self.usage is not None:
+        if self.usage is not None and not self._blind:
             end.attempt.usage = self.usage  # so that whoever asks for it, a race for what it has wasted, gets the same
 
     def _used(self, end: AttemptEnd, estimate: UsageEstimate) -> Usage | None:
@@ -223,6 +226,7 @@ class _End:
             shown = max(estimate.shown(response), int(attempt.ttft is not None))
         if told is not None:
             return told if shown is None else at_least(told, shown)
+        self._blind = shown is None
         return estimate.guess(attempt.target, end.request, shown=shown, seconds=seconds)
 
     def ready(self, prices: PriceBook) -> bool:
@@ -234,9 +238,14 @@ class _End:
 
     def cost(self, prices: PriceBook, at: datetime) -> Cost:
         """Return what the attempt cost."""
-        attempt, usage = self.attempt, self.usage
+        attempt = self.attempt
         if self._free:
             return total(Decimal(0), "free")
+        if self._blind:
+            # A race knows more of an answer that it stopped: how much its winner wrote in that time.
+            self.usage = attempt.usage or self.usage
+            attempt.usage = self.usage
+        usage = self.usage
         if usage is None and not self._sent:
             return total(Decimal(0), "unbilled")
         estimated = usage is not None and usage.estimated
