@@ -251,6 +251,16 @@ def test_an_unknown_provider_or_model_is_no_crash() -> None:
     assert BOOK.cost(Usage(input=1), provider=None, model="x").reason == "unknown provider"
 
 
+def test_models_that_another_provider_sells_too() -> None:
+    """Azure's list falls back to OpenAI's; tiers are OpenAI's own, so there they tell the standard price and we none."""
+    usage = Usage(input=1000, output=100)
+    sold = BOOK.cost(usage, provider="azure", model="gpt-5.4", at=TIMES[-1])
+    assert sold.amount == BOOK.cost(usage, provider="openai", model="gpt-5.4", at=TIMES[-1]).amount is not None
+    flex = BOOK.cost(usage, provider="azure", model="gpt-5.4", at=TIMES[-1], tier="flex")
+    assert flex.reason == "no price for the tier flex"
+    assert BOOK.cost(usage, provider="openai", model="gpt-5.4", at=TIMES[-1], tier="flex").amount is not None
+
+
 @pytest.mark.parametrize("model", ["gpt-5.2-20251211", "gpt-5.2-2025-12-11", "GPT-5.2", "models/gpt-5.2"])
 def test_spellings_of_a_model(model: str) -> None:
     for book in (BOOK, SNAPSHOT):

@@ -346,6 +346,7 @@ async def test_a_broken_token_count_breaks_nothing(caplog):
         response = await ask(counting(scripted(["Hello", Finish("stop")])))
     assert response.text == "Hello"
     assert response.cost is None
+    assert response.trace.cost.reason == "no usage, and nothing to estimate it by"
     assert "RuntimeError" in caplog.text
     assert "secret" not in caplog.text
 
@@ -370,6 +371,28 @@ async def test_costs_wait_for_prices_that_are_still_being_loaded(monkeypatch):
     assert first.trace.costs_due is None
     assert counting.prices.loaded
     assert counting.ledger.total == Decimal("1.25")
+
+
+async def test_a_provider_that_can_not_tell_its_cost_breaks_nothing(caplog):
+    class Own(Scripted):
+        def cost_of(self, usage: Usage | None) -> Decimal | None:
+            raise RuntimeError("secret")
+
+    with caplog.at_level(logging.ERROR):
+        response = await ask(meter()(Own(["Hi", TOLD, Finish("stop")], name="a")))
+    assert (response.text, response.cost, response.trace.cost.reason) == ("Hi", None, "it could not be priced")
+    assert "RuntimeError" in caplog.text
+    assert "secret" not in caplog.text
+
+
+async def test_a_meter_within_the_attempts_counts_each_once():
+    """Its place is around them; there it is told of each attempt as of a call."""
+    counting = meter()
+    target = scripted(ReadError(), ReadError(), ["Hi", TOLD, Finish("stop")])
+    response = await ask(Retry(3, clock=LoopClock())(counting(target)))
+    assert counting.ledger.totals.attempts == 3
+    assert response.cost == dollars(100, 7)
+    assert response.trace.cost.amount == counting.ledger.total
 
 
 async def test_two_meters_agree_and_a_ledger_may_be_shared():

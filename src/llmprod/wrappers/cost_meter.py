@@ -13,6 +13,8 @@ import weakref
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import reduce
+from operator import add
 from typing import ClassVar
 
 from llmprod.context import Context
@@ -105,7 +107,6 @@ class _CostMeterProvider(WrappedProvider):
 
     async def send(self, request: Request, context: Context) -> Response:
         call = _Call(self.wrapper, context)
-        context.call.meters = (*context.call.meters, call.ended)
         try:
             response = await self.inner.send(request, context)
         except BaseException:
@@ -117,36 +118,27 @@ class _CostMeterProvider(WrappedProvider):
 
 
 class _Call:
-    """One call's attempts, priced at its end. One that ends later still is priced then."""
+    """One call's attempts, priced at its end. By then each has ended: whoever asked for it has closed it."""
 
-    __slots__ = ("_at", "_context", "_ends", "_meter", "_over", "_response", "_sum")
+    __slots__ = ("_at", "_context", "_ends", "_meter", "_response")
 
     def __init__(self, meter: CostMeter, context: Context) -> None:
         self._meter = meter
         self._context = context
         self._at = meter.now() - context.elapsed
         self._ends: list[_End] = []
-        self._sum: Cost | None = None
-        self._over = False
         self._response: weakref.ref[Response] | None = None
+        context.call.meters = (*context.call.meters, self.ended)
 
     def ended(self, end: AttemptEnd) -> None:
         """Note the end of an attempt."""
-        try:
-            self._ends.append(_End(end, self._meter.estimate))
-        except Exception as error:  # noqa: BLE001 - the user's own `tokens` may raise: that must not end a call
-            _log.error("an attempt's usage could not be counted: %s", type(error).__name__)
-            return
-        if self._over:
-            self._settle()
+        self._ends.append(_End(end, self._meter.estimate))
 
     def over(self, response: Response | None) -> None:
-        """Price what the call has used."""
-        self._over = True
+        """Price what the call has used. Attempts that a wrapper further out makes after it are another call's."""
+        call, ours = self._context.call, self.ended
+        call.meters = tuple(tell for tell in call.meters if tell != ours)
         self._response = None if response is None else weakref.ref(response)
-        self._settle()
-
-    def _settle(self) -> None:
         prices = self._meter.prices
         if prices.loaded or all(end.ready(prices) for end in self._ends):
             self._price()
@@ -155,24 +147,23 @@ class _Call:
             prices.when_loaded(self._price)
 
     def _price(self) -> None:
-        ends, self._ends = self._ends, []
-        for end in ends:
-            try:
-                self._add(end)
-            except Exception as error:  # noqa: BLE001 - as above
-                _log.error("an attempt could not be priced: %s", type(error).__name__)
+        costs = [self._add(end) for end in self._ends]
         self._context.trace.costs_due = None
         response = None if self._response is None else self._response()
-        if response is not None and self._sum is not None:
-            response.cost = self._sum.amount
+        if response is not None and costs:
+            response.cost = reduce(add, costs).amount
 
-    def _add(self, end: _End) -> None:
+    def _add(self, end: _End) -> Cost:
         meter, context, attempt = self._meter, self._context, end.attempt
         at = datetime.fromtimestamp(self._at + attempt.started, tz=UTC)
-        known = attempt.cost  # counted by a meter further in
-        cost = end.cost(meter.prices, at) if known is None else known
+        cost = attempt.cost  # if a meter further in has counted it
+        if cost is None:
+            try:
+                cost = end.cost(meter.prices, at)
+            except Exception as error:  # noqa: BLE001 - a provider's own `cost_of` may raise: that must not end a call
+                _log.error("an attempt could not be priced: %s", type(error).__name__)
+                cost = unknown("it could not be priced")
         attempt.cost = cost
-        self._sum = cost if self._sum is None else self._sum + cost
         entry = CostEntry(
             at=at,
             target=attempt.target,
@@ -189,6 +180,7 @@ class _Call:
                 tell(entry)
             except Exception as error:  # noqa: BLE001 - a broken callback must not break calls
                 _log.error("on_cost raised %s", type(error).__name__)
+        return cost
 
 
 class _End:
@@ -206,7 +198,11 @@ class _End:
         self._charged: Decimal | None = None if response is None else response.cost
         self._sent = response is not None or _may_have_been_sent(end.error, known=self.kind is not None)
         self._blind = False
-        self.usage = None if self._free else self._used(end, estimate)
+        self.usage: Usage | None = None
+        try:
+            self.usage = None if self._free else self._used(end, estimate)
+        except Exception as error:  # noqa: BLE001 - the user's own `tokens` may raise: that must not end a call
+            _log.error("an attempt's usage could not be estimated: %s", type(error).__name__)
         if self.usage is not None and not self._blind:
             end.attempt.usage = self.usage  # so that whoever asks for it, a race for what it has wasted, gets the same
 
