@@ -38,9 +38,9 @@ _FOLD_AT = 32
 _Key = tuple[str | None, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class CostEntry:
-    """What one attempt cost.
+    """What one attempt cost. Treat it as frozen: one is made for every attempt, and freezing takes time.
 
     Attributes:
         at: when it began, in UTC.

@@ -252,7 +252,7 @@ def test_an_unknown_provider_or_model_is_no_crash() -> None:
 
 
 def test_models_that_another_provider_sells_too() -> None:
-    """Azure's list falls back to OpenAI's; tiers are OpenAI's own, so there they tell the standard price and we none."""
+    """Azure's list falls back to OpenAI's, whose tiers it does not take over: they tell the standard price, we none."""
     usage = Usage(input=1000, output=100)
     sold = BOOK.cost(usage, provider="azure", model="gpt-5.4", at=TIMES[-1])
     assert sold.amount == BOOK.cost(usage, provider="openai", model="gpt-5.4", at=TIMES[-1]).amount is not None

@@ -116,6 +116,18 @@ def test_tiers_on_the_wire(usage: Usage, tier: str | None) -> None:
     assert usage.tier == tier
 
 
+def test_openais_own_tools() -> None:
+    own = {"usage": {"input_tokens": 10, "output_tokens": 2}, "tool_usage": {"web_search": {"num_requests": 2}}}
+    read = openai_usage(own["usage"], own["tool_usage"], None, ["message", "file_search_call", "file_search_call"])
+    assert read is not None
+    assert read.server_tools == {"web_search": 2, "file_search": 2}
+    cost = ours("openai", "gpt-5.4", read)
+    assert cost.buckets["web_search"] == Decimal("0.02")
+    assert cost.buckets["file_search"] == Decimal("0.005")
+    container = openai_usage(own["usage"], None, None, ["code_interpreter_call", None, {}])
+    assert ours("openai", "gpt-5.4", container).reason == "no price for code_interpreter"
+
+
 # ---- whatever may come -----------------------------------------------------------------------------------------------
 
 count = st.integers(0, 400_000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
@@ -23,8 +24,15 @@ FINISH_REASONS: dict[str, FinishReason] = {
 """Chat's words for why an answer ended, in lower case. Where it is ``error``, the answer was cut and the decoder
 raises: what stands there is no answer, however much of one it looks like."""
 
+_PAID_TOOLS = {
+    "file_search_call": "file_search",
+    "code_interpreter_call": "code_interpreter",
+    "image_generation_call": "image_generation",
+}
+"""Responses API: items that are paid for beside their tokens. Searches of the web are counted in ``tool_usage``."""
 
-def usage_of(raw: Any, tool_usage: Any = None, tier: Any = None) -> Usage | None:
+
+def usage_of(raw: Any, tool_usage: Any = None, tier: Any = None, items: Iterable[Any] = ()) -> Usage | None:
     """Return usage in disjoint buckets, or None where ``raw`` tells none.
 
     The details that OpenAI counts *inside* the prompt or the answer are taken out of them, never below zero, so the
@@ -35,6 +43,7 @@ def usage_of(raw: Any, tool_usage: Any = None, tier: Any = None) -> Usage | None
         raw: ``usage`` of Chat Completions, Responses or embeddings.
         tool_usage: the Responses API's count of its own tools' uses.
         tier: ``service_tier`` of the answer.
+        items: types of the items in the answer's ``output``, among which are uses of tools that cost money.
     """
     told = as_dict(raw)
     prompt = _count(told, "prompt_tokens", "input_tokens")
@@ -46,6 +55,10 @@ def usage_of(raw: Any, tool_usage: Any = None, tier: Any = None) -> Usage | None
     of_completion = as_dict(told.get("completion_tokens_details") or told.get("output_tokens_details"))
     searches = _count(as_dict(as_dict(tool_usage).get("web_search")), "num_requests")
     server_tools = {"web_search": searches} if searches else {}
+    for item in items:
+        tool = _PAID_TOOLS.get(item) if isinstance(item, str) else None
+        if tool is not None:
+            server_tools[tool] = server_tools.get(tool, 0) + 1
 
     lifetimes = as_dict(of_prompt.get("cache_write_tokens_details"))
     cached = _count(of_prompt, "cached_tokens")
