@@ -7,9 +7,10 @@ the total, only its place in time gets coarser.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -207,6 +208,7 @@ class Ledger:
         self._most = rows_at_most
         self._rows = 0
         self._new: deque[CostEntry] = deque()
+        self._due: deque[Callable[[], bool]] = deque()
         self._lock = threading.Lock()
         self._periods: dict[Per, dict[int, dict[_Key, CostTotals]]] = {"minute": {}, "hour": {}, "day": {}}
         self._earlier: dict[_Key, CostTotals] = {}
@@ -222,6 +224,14 @@ class Ledger:
                 self._fold_new()
             finally:
                 self._lock.release()
+
+    def expect(self, wait: Callable[[], bool]) -> None:
+        """Have whoever reads wait, with ``wait()``, for attempts that are still to be priced and added.
+
+        ``wait`` returns False where it can't wait in this thread, and True once they have been added.
+        """
+        if wait not in self._due:
+            self._due.append(wait)
 
     def _fold_new(self) -> None:
         while True:
@@ -345,6 +355,10 @@ class Ledger:
         return self.by(*self.columns, per=per).rows()
 
     def _all(self) -> list[tuple[int | None, _Key, CostTotals]]:
+        for wait in tuple(self._due):
+            if wait():
+                with contextlib.suppress(ValueError):  # another reader has waited as well
+                    self._due.remove(wait)
         with self._lock:
             self._fold_new()
             told: list[tuple[int | None, _Key, CostTotals]] = []

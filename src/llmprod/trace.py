@@ -117,7 +117,7 @@ class Trace:
     def __init__(self) -> None:
         self.entries: list[Attempt] = []
         self.decisions: list[Decision] = []
-        self.costs_due: Callable[[], None] | None = None
+        self.costs_due: Callable[[], object] | None = None
         self._places: list[int] = []
         self._wait = 0.0
 

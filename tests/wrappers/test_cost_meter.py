@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
@@ -370,6 +371,39 @@ async def test_costs_wait_for_prices_that_are_still_being_loaded(monkeypatch):
     assert first.cost == Decimal("1.25")
     assert first.trace.costs_due is None
     assert counting.prices.loaded
+    assert counting.ledger.total == Decimal("1.25")
+
+
+async def test_a_ledger_that_is_read_waits_for_them_too(monkeypatch):
+    from llmprod.pricing import book
+
+    monkeypatch.setattr(book, "_at_hand", lambda prices: False)
+    seen: list[int] = []
+    counting = meter(prices=PriceBook(prices="snapshot"), on_cost=lambda entry: seen.append(ledger.totals.attempts))
+    ledger = counting.ledger
+    slow, loaded = threading.Event(), book._snapshot()
+    monkeypatch.setattr(book, "_snapshot", lambda: slow.wait(10) and loaded)
+    usage = UsageUpdate(Usage(input=1_000_000))
+    for _ in range(3):
+        await ask(counting(scripted([Start("gpt-5"), usage, Finish("stop")], name="openai:gpt-5")))
+    assert not counting.prices.loaded
+    threading.Timer(0.05, slow.set).start()
+    assert ledger.total == Decimal("3.75")
+    assert len(seen) == 3  # told in the thread that loads, where a callback may read the ledger without a deadlock
+    assert seen[-1] <= 3
+
+
+async def test_prices_that_were_being_loaded_at_a_fork_are_loaded_by_the_child(monkeypatch):
+    from llmprod.pricing import book
+
+    monkeypatch.setattr(book, "_at_hand", lambda prices: False)
+    prices = PriceBook(prices="snapshot")
+    prices._loader = gone = threading.Thread(target=lambda: None)  # as a fork leaves it: known, and not alive
+    gone.start()
+    gone.join()
+    counting = meter(prices=prices)
+    usage = UsageUpdate(Usage(input=1_000_000))
+    await ask(counting(scripted([Start("gpt-5"), usage, Finish("stop")], name="openai:gpt-5")))
     assert counting.ledger.total == Decimal("1.25")
 
 

@@ -114,20 +114,24 @@ class PriceBook:
 
     def _begin(self) -> None:
         with self._lock:
-            if self._loader is not None or sys.is_finalizing():
-                return
+            if sys.is_finalizing() or (self._loader is not None and self._loader.is_alive()):
+                return  # alive: a thread does not survive a fork
             self._loader = threading.Thread(target=self._load_beside, name="llmprod-prices", daemon=True)
             try:
                 self._loader.start()
             except RuntimeError:  # the interpreter is about to end, and nobody will ask any more
                 self._loader = None
 
-    def wait(self) -> None:
-        """Wait until the data is there and what waited for it has run."""
-        if self._loader is not None:
-            self._loader.join()
+    def wait(self) -> bool:
+        """Wait until the data is there and what waited for it has run; False where it is this thread that loads it."""
+        loader = self._loader
+        if loader is threading.current_thread():
+            return False  # a callback that is told of a cost: what it waits for comes after it
+        if loader is not None:
+            loader.join()
         self.load()
         self._run_waiting()
+        return True
 
     def _load_beside(self) -> None:
         self.load()

@@ -144,6 +144,7 @@ class _Call:
             self._price()
         else:
             self._context.trace.costs_due = prices.wait
+            self._meter.ledger.expect(prices.wait)
             prices.when_loaded(self._price)
 
     def _price(self) -> None:
