@@ -298,6 +298,19 @@ def test_without_genai_prices_the_extract_answers(monkeypatch: pytest.MonkeyPatc
         PriceBook(prices="genai-prices")
 
 
+def test_a_release_that_can_not_be_read_is_no_crash(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from genai_prices import data_snapshot
+
+    from llmprod.pricing import book as module
+
+    monkeypatch.delattr(data_snapshot, "get_snapshot")
+    monkeypatch.setattr(module, "_genai", module._genai.__wrapped__)
+    assert cost(PriceBook().load(), Usage(input=1), "gpt-5", "openai").source == "snapshot"
+    assert "can't be read (AttributeError)" in caplog.text
+
+
 def test_data_that_the_application_renews_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     from genai_prices import data_snapshot
     from genai_prices.types import ClauseEquals, ModelInfo, ModelPrice, Provider

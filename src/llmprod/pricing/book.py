@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import sys
 import threading
 from collections import deque
@@ -24,6 +25,7 @@ __all__ = ["PriceBook", "Prices"]
 Prices = Literal["auto", "genai-prices", "snapshot", "none"]
 
 _KEPT = 1024
+_log = logging.getLogger(__name__)
 
 
 class PriceBook:
@@ -262,7 +264,11 @@ def _genai() -> PriceList | None:
         return None
     from llmprod.pricing._genai import GenaiPrices
 
-    return GenaiPrices()
+    try:
+        return GenaiPrices()
+    except (ImportError, AttributeError) as error:
+        _log.warning("genai-prices is of a release that can't be read (%s); update it", type(error).__name__)
+        return None
 
 
 @functools.cache
