@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmprod.cost import Cost
+from llmprod.cost_table import CostEntry
 from llmprod.errors import InvalidArgument
-from llmprod.ledger import OTHER, CostEntry, Ledger
+from llmprod.ledger import OTHER, Ledger
 from llmprod.trace import Attempt
 from llmprod.usage import Usage
 

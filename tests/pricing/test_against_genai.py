@@ -130,6 +130,7 @@ def _reason(provider: Any, name: str, prices: set[str]) -> str | None:
     return None
 
 
+@pytest.mark.slow
 def test_each_bucket_of_each_model_costs_what_they_say() -> None:
     differences: Counter[str] = Counter()
     same = 0

@@ -35,8 +35,9 @@ from llmprod import (
     standard,
 )
 from llmprod.cost import Cost
+from llmprod.cost_table import CostEntry
 from llmprod.events import Finish, Start, TextDelta, UsageUpdate
-from llmprod.ledger import CostEntry, Ledger
+from llmprod.ledger import Ledger
 from llmprod.pricing import Price, PriceBook
 from llmprod.testing.scripted import CUT, HANG, Scripted
 from llmprod.wrappers.cost_meter import CostMeter

@@ -162,6 +162,7 @@ def stack_of(chance: random.Random, tills: list[Till], meter: CostMeter) -> Any:
     return meter(target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "seeds", [range(start, start + 50) for start in range(0, 400, 50)], ids=lambda seeds: str(seeds[0])
 )

@@ -19,6 +19,7 @@ from typing import ClassVar
 
 from llmprod.context import Context
 from llmprod.cost import Cost, CostSource, total, unknown
+from llmprod.cost_table import CostEntry
 from llmprod.errors import (
     CallError,
     ConnectError,
@@ -28,7 +29,7 @@ from llmprod.errors import (
     ProviderError,
     Rejected,
 )
-from llmprod.ledger import CostEntry, Ledger
+from llmprod.ledger import Ledger
 from llmprod.mechanisms.usage_estimate import Tokens, UsageEstimate, at_least
 from llmprod.pricing.book import PriceBook
 from llmprod.provider import Provider
