@@ -17,6 +17,7 @@ from llmprod.clock import SYSTEM_CLOCK, SYSTEM_RANDOM, Clock, Random
 from llmprod.context import CacheMode, Context
 from llmprod.decisions import Listener
 from llmprod.errors import ClientClosed, InvalidArgument, LLMProdError
+from llmprod.ledger import Ledger
 from llmprod.presets import standard
 from llmprod.provider import Provider
 from llmprod.providers._http import HTTPOptions
@@ -27,6 +28,7 @@ from llmprod.response import Response
 from llmprod.schema import OutputSchema, Tool
 from llmprod.types import Message, coerce_messages
 from llmprod.wrapper import Stack, WrappedProvider, Wrapper, describe, leaves
+from llmprod.wrappers.cost_meter import CostMeter
 from llmprod.wrappers.deadline import Deadline
 from llmprod.wrappers.key_pool import KeyPool
 
@@ -105,6 +107,7 @@ class BaseClient:
         base_url: str | None = None,
         http: HTTPOptions | None = None,
         tags: Mapping[str, str] | None = None,
+        cost_meter: CostMeter | None = None,
         listeners: Sequence[Listener] = (),
         clock: Clock = SYSTEM_CLOCK,
         random: Random = SYSTEM_RANDOM,
@@ -129,6 +132,16 @@ class BaseClient:
             self._provider = standard(primary, others, clock=clock, random=random)
         else:
             self._provider = primary  # already composed by the caller
+        self._meter = _meter_of(self._provider)
+        if self._meter is not None and cost_meter is not None:
+            raise InvalidArgument("cost_meter", "given beside a stack that has one", "either of them")
+        if cost_meter is not None and not isinstance(cast("object", cost_meter), CostMeter):
+            raise InvalidArgument("cost_meter", type(cost_meter).__name__, "a CostMeter, or None")
+        # Around the whole stack, since it only looks on: the stack that is drawn is the one that decides.
+        self._asked = self._provider
+        if self._meter is None:
+            self._meter = CostMeter() if cost_meter is None else cost_meter
+            self._asked = self._meter(self._provider)
         for place, listener in enumerate(listeners):
             if not callable(listener):
                 raise InvalidArgument(
@@ -152,6 +165,12 @@ class BaseClient:
     def provider(self) -> Provider:
         """The stack that answers."""
         return self._provider
+
+    @property
+    def costs(self) -> Ledger:
+        """What the calls of this client have cost so far; ``print(client.costs)`` shows a table by model."""
+        assert self._meter is not None
+        return self._meter.ledger
 
     def describe(self) -> str:
         """Draw the stack as a tree, outermost first."""
@@ -183,7 +202,7 @@ class BaseClient:
             listeners=self._listeners,
             cache=options.get("cache"),
         )
-        provider = self._provider if self._bounded or deadline is None else Deadline(deadline)(self._provider)
+        provider = self._asked if self._bounded or deadline is None else Deadline(deadline)(self._asked)
         try:
             return await provider.send(request, context)
         except LLMProdError as error:
@@ -311,6 +330,17 @@ def _composed(provider: Provider) -> bool:
     if isinstance(provider, KeyPool):
         return any(map(_composed, provider.targets))
     return isinstance(provider, WrappedProvider) or hasattr(provider, "targets")
+
+
+def _meter_of(provider: Provider) -> CostMeter | None:
+    """The cost meter that stands around everything in a stack, if there is one."""
+    node: Any = provider
+    while node is not None:
+        wrapper = getattr(node, "wrapper", None)
+        if isinstance(wrapper, CostMeter):
+            return wrapper
+        node = getattr(node, "inner", None)
+    return None
 
 
 def _target(field: str, model: object, **options: Any) -> Provider:

@@ -52,6 +52,7 @@ class AsyncClient(BaseClient):
         base_url: likewise, another address of the API.
         http: how to reach the servers: engine, proxy, TLS, or an HTTP client of yours.
         tags: labels of every call.
+        cost_meter: counts what calls cost, with prices, ledger and callbacks of your choice (default: ``CostMeter()``).
         listeners: functions that are told every :class:`Decision` as it is made, with the call's context.
         clock: time, for tests.
         random: chance, for tests.
@@ -163,6 +164,7 @@ class Client(BaseClient):
         base_url: likewise, another address of the API.
         http: how to reach the servers: engine, proxy or TLS.
         tags: labels of every call.
+        cost_meter: counts what calls cost, with prices, ledger and callbacks of your choice (default: ``CostMeter()``).
         listeners: functions that are told every :class:`Decision` as it is made, with the call's context.
         clock: time, for tests.
         random: chance, for tests.

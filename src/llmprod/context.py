@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import Any, Literal, Protocol, TypeAlias
@@ -12,7 +12,7 @@ from llmprod import _validate
 from llmprod.clock import SYSTEM_CLOCK, SYSTEM_RANDOM, Clock, Random
 from llmprod.decisions import AttemptRefused, Decision, Listener
 from llmprod.errors import DeadlineExceeded, InvalidArgument
-from llmprod.trace import Trace
+from llmprod.trace import AttemptEnd, Trace
 
 __all__ = ["CacheMode", "CallState", "Context", "Extra", "ExtraAttempts", "Lane"]
 
@@ -64,6 +64,7 @@ class CallState:
         attempts: attempts that reached a provider so far, each of which may be billed.
         cap: no more attempts than this; None for no cap.
         budget: gives leave for each attempt after the first; None where nothing asks for leave.
+        meters: are told the end of every attempt, for its cost. They must not raise.
     """
 
     started: float
@@ -76,6 +77,7 @@ class CallState:
     attempts: int = 0
     cap: int | None = None
     budget: ExtraAttempts | None = None
+    meters: tuple[Callable[[AttemptEnd], None], ...] = ()
 
     @property
     def sent(self) -> int:

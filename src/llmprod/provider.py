@@ -6,14 +6,19 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any, ClassVar, Protocol, runtime_checkable
+from weakref import ref
 
 from llmprod.context import Context
+from llmprod.cost import CostSource
 from llmprod.errors import TruncatedAnswer, UnsupportedParameter
 from llmprod.events import CONTENT, Event
 from llmprod.request import GenerateRequest, Request
-from llmprod.response import EventSource, Response, WrappedSource, close
+from llmprod.response import EventSource, Outcome, Response, WrappedSource, close
+from llmprod.trace import Attempt, AttemptEnd
 from llmprod.types import Audio, File, Image
+from llmprod.usage import Usage
 
 __all__ = ["BaseProvider", "Capabilities", "Provider", "committed"]
 
@@ -143,9 +148,11 @@ class BaseProvider(ABC):
 
     Attributes:
         free: asking it costs nothing and loads nobody, so it needs no leave of a retry budget; only fixed answers do.
+        cost_source: where a cost is from that it sets on its responses by itself.
     """
 
     free: ClassVar[bool] = False
+    cost_source: ClassVar[CostSource] = "provider"
 
     @property
     @abstractmethod
@@ -161,6 +168,16 @@ class BaseProvider(ABC):
     def identity(self) -> Hashable:
         """What makes it one deployment: breakers and limits of two providers with the same identity may be shared."""
         return id(self)
+
+    @property
+    def priced_as(self) -> tuple[str | None, str | None, str | None]:
+        """Provider, model and the API's address, that prices are looked up by; None for what is not known."""
+        kind, _, model = self.name.partition(":")
+        return kind, model or kind, None
+
+    def cost_of(self, usage: Usage | None) -> Decimal | None:
+        """What a usage costs where no price list tells, in US dollars; None where it is to be looked up in one."""
+        return Decimal(0) if self.free else None
 
     @abstractmethod
     async def _send(self, request: Request, context: Context, dropped: tuple[str, ...]) -> Response:
@@ -181,15 +198,41 @@ class BaseProvider(ABC):
             response = await self._send(request, context, dropped)
         except Exception as error:
             attempt.failed(error, clock.now() - started)
+            self._over(context, attempt, request, None, error)
             raise
         except BaseException as error:
             attempt.failed(error, clock.now() - started, state="cancelled")
+            self._over(context, attempt, request, None, error)
             raise
         response.deployment = self.identity
         if not response.closed:
             attempt.ttft = clock.now() - started - attempt.started
-        response.on_close(lambda outcome: attempt.ended(outcome, clock.now() - started))
+
+        weakly = ref(response)  # a response that holds itself would not be closed when it is dropped
+
+        def ended(outcome: Outcome) -> None:
+            attempt.ended(outcome, clock.now() - started)
+            answer = weakly()
+            if answer is not None:
+                attempt.model = answer.model
+            self._over(context, attempt, request, answer, outcome.error)
+
+        response.on_close(ended)
         return response
+
+    def _over(
+        self,
+        context: Context,
+        attempt: Attempt,
+        request: Request,
+        response: Response | None,
+        error: BaseException | None,
+    ) -> None:
+        meters = context.call.meters
+        if meters:
+            end = AttemptEnd(attempt, self, request, response, error)
+            for tell in meters:
+                tell(end)
 
     async def aclose(self) -> None:  # noqa: B027 - most have nothing to release
         """Release resources; nothing to release by default."""

@@ -212,7 +212,8 @@ class Response:
         raw: the provider's JSON of a whole answer, nothing left out; None for a stream.
         headers: the HTTP response's headers, lower-case; empty without HTTP.
         deployment: the ``identity`` of the provider that answered, for routers; None where it has none.
-        cost: US dollars that the answer cost, once it has ended; None where no price is known (which is not zero).
+        cost: US dollars that the call cost, once it has ended, attempts that failed or lost among them; None where a
+            price or usage is not known (which is not zero). ``trace.cost`` says why, and how it is made up.
         cached: how a cache came by the answer; None where it was made for this call.
     """
 
@@ -245,7 +246,7 @@ class Response:
         self.raw = raw
         self.headers: dict[str, str] = headers if headers is not None else {}
         self.deployment: Hashable | None = None
-        self.cost: Decimal | None = None
+        self._cost: Decimal | None = None
         self.cached: Cached | None = None
         self.engine_timing: EngineTiming | None = None
         self.context = context
@@ -334,6 +335,18 @@ class Response:
     def trace(self) -> Trace:
         """What happened in the call, attempt by attempt."""
         return self.context.trace
+
+    @property
+    def cost(self) -> Decimal | None:
+        """What the call cost."""
+        due = self.context.trace.costs_due
+        if due is not None:
+            due()
+        return self._cost
+
+    @cost.setter
+    def cost(self, value: Decimal | None) -> None:
+        self._cost = value
 
     @property
     def timing(self) -> Timing:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmprod.errors import CallError
 from llmprod.verdict import Action, classify
 
 if TYPE_CHECKING:
+    from llmprod.cost import Cost
     from llmprod.decisions import Decision
-    from llmprod.response import Outcome
+    from llmprod.provider import BaseProvider
+    from llmprod.request import Request
+    from llmprod.response import Outcome, Response
     from llmprod.usage import Usage
 
-__all__ = ["Attempt", "Trace"]
+__all__ = ["Attempt", "AttemptEnd", "Trace"]
 
 State = Literal["running", "ok", "failed", "interrupted", "cancelled", "closed", "abandoned", "skipped"]
 
@@ -37,6 +43,8 @@ class Attempt:
         status: HTTP status.
         reason: in a few words, why it failed or was skipped.
         usage: tokens, as far as known.
+        model: exact id of the model that answered; None where none did.
+        cost: what it cost, once the call has ended; None where nothing in the stack counts costs.
     """
 
     target: str
@@ -50,6 +58,8 @@ class Attempt:
     status: int | None = None
     reason: str | None = None
     usage: Usage | None = None
+    model: str | None = None
+    cost: Cost | None = None
 
     def failed(self, error: BaseException, now: float, *, state: State = "failed") -> None:
         """Note that the attempt ended in ``error``."""
@@ -59,7 +69,7 @@ class Attempt:
         if state == "failed":  # a cancelled or interrupted attempt leaves nothing to decide
             self.verdict = classify(error).action
         if isinstance(error, CallError):
-            self.status, self.usage = error.status, error.usage
+            self.status, self.usage = error.status, error.usage or self.usage
             reason = error.code or error.detail
             self.reason = None if reason == self.error else reason
 
@@ -74,19 +84,40 @@ class Attempt:
         self.usage = outcome.usage or self.usage
 
 
+@dataclass(frozen=True, slots=True)
+class AttemptEnd:
+    """An attempt that is over, for what counts its cost.
+
+    Attributes:
+        attempt: its entry in the trace.
+        provider: who was asked.
+        request: for what, as it was sent.
+        response: the answer, as far as it came; None where nothing was shown.
+        error: what ended it; None for an answer that is complete, and for one that was closed unread.
+    """
+
+    attempt: Attempt
+    provider: BaseProvider
+    request: Request
+    response: Response | None
+    error: BaseException | None
+
+
 class Trace:
     """The attempts of one call in order, and what was decided between them; ``print(response.trace)`` shows a table.
 
     Attributes:
         entries: attempts, and targets that were skipped.
         decisions: what the wrappers decided, in order; see :class:`llmprod.Decision`.
+        costs_due: waits until costs are there that the price data was not loaded for yet; None where none are awaited.
     """
 
-    __slots__ = ("_places", "_wait", "decisions", "entries")
+    __slots__ = ("_places", "_wait", "costs_due", "decisions", "entries")
 
     def __init__(self) -> None:
         self.entries: list[Attempt] = []
         self.decisions: list[Decision] = []
+        self.costs_due: Callable[[], object] | None = None
         self._places: list[int] = []
         self._wait = 0.0
 
@@ -94,6 +125,15 @@ class Trace:
     def attempts(self) -> list[Attempt]:
         """Attempts that reached a target; skipped ones are in ``entries`` alone."""
         return [entry for entry in self.entries if entry.state != "skipped"]
+
+    @property
+    def cost(self) -> Cost | None:
+        """What all attempts cost together, those that failed or lost too; None where nothing counts costs."""
+        due = self.costs_due
+        if due is not None:
+            due()
+        costs = [entry.cost for entry in self.entries if entry.cost is not None]
+        return reduce(add, costs) if costs else None
 
     def begin(self, target: str, started: float) -> Attempt:
         """Open an attempt ``started`` seconds into the call."""
@@ -118,7 +158,10 @@ class Trace:
         self._wait += seconds
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the table as one dict an entry, for data frames and logs."""
+        """Return the table as one dict an entry, for data frames and logs; costs in US dollars."""
+        due = self.costs_due
+        if due is not None:
+            due()
         return [
             {
                 "target": entry.target,
@@ -131,6 +174,8 @@ class Trace:
                 "ttft": entry.ttft,
                 "seconds": entry.seconds,
                 "tokens": entry.usage.total if entry.usage else None,
+                "model": entry.model,
+                "cost": entry.cost.amount if entry.cost else None,
             }
             for entry in self.entries
         ]
@@ -154,9 +199,14 @@ class Trace:
             ]
             for number, row in enumerate(self.rows(), 1)
         ]
-        return [head, *self._among(body)]
+        costs = [entry.cost for entry in self.entries if entry.cost is not None]
+        if any(cost.known and cost.source != "unbilled" for cost in costs):
+            head.append("cost")
+            for row, entry in zip(body, self.entries, strict=True):
+                row.append("" if entry.cost is None else str(entry.cost) if entry.cost.known else "unknown")
+        return [head, *self._among(body, len(head))]
 
-    def _among(self, body: list[list[str]]) -> list[list[str]]:
+    def _among(self, body: list[list[str]], columns: int) -> list[list[str]]:
         """The attempts' rows, with those of the decisions where they were made."""
         merged: list[list[str]] = []
         decided = 0
@@ -164,7 +214,8 @@ class Trace:
             while decided < len(self.decisions) and self._places[decided] <= place:
                 decision = self.decisions[decided]
                 if decision.shown:
-                    merged.append(["", _seconds(decision.at), "", decision.target, str(decision), "", "", "", ""])
+                    told = ["", _seconds(decision.at), "", decision.target, str(decision)]
+                    merged.append(told + [""] * (columns - len(told)))
                 decided += 1
             if place < len(body):
                 merged.append(body[place])

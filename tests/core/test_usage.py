@@ -1,13 +1,14 @@
 """Usage: disjoint buckets, so sums count every token once."""
 
 from dataclasses import fields, replace
+from decimal import Decimal
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llmprod import Usage
 
-BUCKETS = [item.name for item in fields(Usage) if item.name not in ("server_tools", "estimated")]
+BUCKETS = [item.name for item in fields(Usage) if item.type == "int"]
 OUTPUT = {"output", "reasoning", "output_audio", "output_image"}
 
 usages = st.builds(
@@ -35,6 +36,19 @@ def test_adding_is_associative_commutative_and_adds_totals(one, two, three):
     assert (one + two).total == one.total + two.total
     assert (one + two).estimated == (one.estimated or two.estimated)
     assert one + Usage() == one
+
+
+def test_a_sum_is_of_a_tier_or_a_cost_where_both_are():
+    flex, priced = Usage(tier="flex", cost=Decimal(1)), Usage(cost=Decimal(2))
+    assert (flex + flex).tier == "flex"
+    assert (flex + priced).tier is None
+    assert (flex + priced).cost == 3
+    assert (flex + Usage()).cost is None
+
+
+@given(usages)
+def test_what_was_cached_is_in_the_prompt(usage):
+    assert usage.cached == usage.cache_read + usage.cache_read_audio + usage.cache_read_image <= usage.total_input
 
 
 @given(usages)

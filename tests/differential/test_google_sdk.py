@@ -142,7 +142,7 @@ def agree(response: Response, chunks: Sequence[types.GenerateContentResponse]) -
     assert counts is not None
     assert usage.total == counts.total_token_count
     assert usage.total_input == (counts.prompt_token_count or 0) + (counts.tool_use_prompt_token_count or 0)
-    assert usage.cache_read == (counts.cached_content_token_count or 0)
+    assert usage.cached == (counts.cached_content_token_count or 0)
     assert usage.reasoning == (counts.thoughts_token_count or 0)
     assert usage.total_output == (counts.candidates_token_count or 0) + (counts.thoughts_token_count or 0)
 

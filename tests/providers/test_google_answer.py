@@ -83,7 +83,15 @@ def test_every_kind_of_part() -> None:
 def test_usage_is_disjoint() -> None:
     usage = streamed(CODEC, body("text")).usage
     assert usage == Usage(
-        input=30, cache_read=40, input_audio=20, input_image=10, tool_prompt=7, output=20, output_image=5, reasoning=9
+        input=30,
+        cache_read=30,
+        cache_read_audio=10,
+        input_audio=20,
+        input_image=10,
+        tool_prompt=7,
+        output=20,
+        output_image=5,
+        reasoning=9,
     )
     assert usage.total_input == 100 + 7
     assert usage.total_output == 25 + 9

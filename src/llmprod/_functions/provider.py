@@ -77,6 +77,11 @@ class FunctionProvider(BaseProvider):
         return self._name
 
     @property
+    def priced_as(self) -> tuple[str | None, str | None, str | None]:
+        """Unknown: only the answer says which model it is from."""
+        return None, None, None
+
+    @property
     def capabilities(self) -> Capabilities:
         """Whatever it is called with."""
         return TAKES_ANY_CALL

@@ -118,7 +118,8 @@ def usage_of(shape: Shape | None, value: Any) -> Usage | None:
         counts = plain(usage)
         if shape is Shape.ANTHROPIC:
             return _anthropic_answer.usage_of(counts) if counts else None
-        return _openai_usage.usage_of(counts, plain(get(value, "tool_usage")))
+        items = [get(item, "type") for item in items_of(get(value, "output"))]
+        return _openai_usage.usage_of(counts, plain(get(value, "tool_usage")), get(value, "service_tier"), items)
     except (TypeError, ValueError, AttributeError):  # numbers that are none
         return None
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from decimal import Decimal
 from typing import Any, cast
 
 from pydantic_core import to_json
@@ -62,7 +63,9 @@ def encoded(result: BatchResult, digest: str) -> bytes:
         told["finish_reason"] = result.finish_reason
     if result.usage is not None:
         told["usage"] = {
-            item.name: value for item in fields(Usage) if (value := getattr(result.usage, item.name)) not in (0, {})
+            item.name: value
+            for item in fields(Usage)
+            if (value := getattr(result.usage, item.name)) is not None and value not in (0, {})
         }
     told["seconds"] = round(result.seconds, 6)
     if result.embeddings is not None:
@@ -97,10 +100,15 @@ def decoded(told: Mapping[str, Any], *, index: int | None = None) -> BatchResult
         key=told["key"],
         parts=tuple(decoded_part(part) for part in told.get("parts", ())),
         finish_reason=told.get("finish_reason"),
-        usage=Usage(**told["usage"]) if "usage" in told else None,
+        usage=_usage(told["usage"]) if "usage" in told else None,
         model=told.get("model"),
         embeddings=told.get("embeddings"),
         error=None if error is None else StoredError(error["type"], error["message"]),
         restored=True,
         seconds=told["seconds"],
     )
+
+
+def _usage(told: Mapping[str, Any]) -> Usage:
+    cost = told.get("cost")
+    return Usage(**{**told, "cost": Decimal(cost)} if cost is not None else told)

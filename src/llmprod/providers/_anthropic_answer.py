@@ -24,7 +24,7 @@ from llmprod.providers._anthropic_errors import error_from
 from llmprod.providers._anthropic_request import FORMAT, MODEL
 from llmprod.providers._codec import StreamDecoder
 from llmprod.types import Opaque, Text, Thinking, ToolCall
-from llmprod.usage import FinishReason, Usage
+from llmprod.usage import FinishReason, Usage, special_tier
 
 __all__ = ["MessageDecoder", "decode_message", "usage_of"]
 
@@ -265,6 +265,7 @@ def usage_of(counts: Mapping[str, Any]) -> Usage:
         output=output - thinking,
         reasoning=thinking,
         server_tools={name.removesuffix("_requests"): count for name, count in tools.items() if count},
+        tier=special_tier(counts.get("speed")) or special_tier(counts.get("service_tier")),
     )
     for step in counts.get("iterations") or ():
         if step.get("type") == "compaction":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmprod.usage import Usage
+from llmprod.usage import Usage, special_tier
 
 __all__ = ["usage_of"]
 
@@ -19,13 +19,17 @@ def usage_of(counts: Mapping[str, Any]) -> Usage:
     cached = _int(counts, "cachedContentTokenCount")
     prompt = _kinds(counts, "promptTokensDetails")
     kept = _kinds(counts, "cacheTokensDetails")
+    kept_audio = min(kept.get("AUDIO", 0), cached)
+    kept_image = min(kept.get("IMAGE", 0), cached - kept_audio)
     made = _kinds(counts, "candidatesTokensDetails")
     heard = max(0, prompt.get("AUDIO", 0) - kept.get("AUDIO", 0))
     seen = max(0, prompt.get("IMAGE", 0) - kept.get("IMAGE", 0))
     spoken, drawn = made.get("AUDIO", 0), made.get("IMAGE", 0)
     return Usage(
         input=max(0, _int(counts, "promptTokenCount") - cached - heard - seen),
-        cache_read=cached,
+        cache_read=cached - kept_audio - kept_image,
+        cache_read_audio=kept_audio,
+        cache_read_image=kept_image,
         input_audio=heard,
         input_image=seen,
         tool_prompt=_int(counts, "toolUsePromptTokenCount"),
@@ -33,6 +37,7 @@ def usage_of(counts: Mapping[str, Any]) -> Usage:
         reasoning=_int(counts, "thoughtsTokenCount"),
         output_audio=spoken,
         output_image=drawn,
+        tier=special_tier(counts.get("serviceTier")),
     )
 
 

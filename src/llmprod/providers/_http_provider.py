@@ -115,6 +115,11 @@ class HTTPProvider(BaseProvider):
         """Provider, address, model and credential; the credential only as a digest."""
         return (self.kind, self.base_url, self.model, self._credential)
 
+    @property
+    def priced_as(self) -> tuple[str | None, str | None, str | None]:
+        """Kind, model and address."""
+        return self.kind, self.model, self.base_url
+
     async def aclose(self) -> None:
         """Close the running event loop's connections."""
         await self._http.aclose()

@@ -101,7 +101,7 @@ class ChatDecoder(StreamDecoder):
                         self._texts.append(text)
                         said = TextDelta(text, self._text_part or 0)
                         told = chunk.get("usage")
-                        if told is None or (usage := usage_of(told)) is None:
+                        if told is None or (usage := usage_of(told, tier=chunk.get("service_tier"))) is None:
                             return (said,)
                         self._usage = usage
                         return said, UsageUpdate(usage)
@@ -163,7 +163,7 @@ class ChatDecoder(StreamDecoder):
             raise self._with_usage(openai_error(None, {}, chunk, in_stream=self._in_stream))
         if self._model is None:
             self._start(chunk, events)
-        usage = usage_of(chunk.get("usage"))
+        usage = usage_of(chunk.get("usage"), tier=chunk.get("service_tier"))
         if usage is not None:
             self._usage = usage
         choices = chunk.get("choices")

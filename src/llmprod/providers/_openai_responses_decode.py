@@ -127,7 +127,12 @@ class ResponsesDecoder(StreamDecoder):
         self._end(response, event["type"].rpartition(".")[2], events)
 
     def _end(self, response: dict[str, Any], status: Any, events: list[Event]) -> None:
-        usage = usage_of(response.get("usage"), response.get("tool_usage"))
+        usage = usage_of(
+            response.get("usage"),
+            response.get("tool_usage"),
+            response.get("service_tier"),
+            [as_dict(item).get("type") for item in as_list(response.get("output"))],
+        )
         if status in ("failed", "cancelled") or is_error(response):
             raise self._failed(response, status, usage)
         for place, item in enumerate(as_list(response.get("output"))):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+from decimal import Decimal
 from typing import Any
 
 from llmprod.events import TokenLogprob
 from llmprod.providers._openai_errors import as_dict, as_list
-from llmprod.usage import FinishReason, Usage
+from llmprod.usage import FinishReason, Usage, special_tier
 
 __all__ = ["FINISH_REASONS", "logprobs_of", "usage_of"]
 
@@ -23,8 +26,15 @@ raises: what stands there is no answer, however much of one it looks like."""
 
 _PLAIN = {"prompt_tokens", "completion_tokens", "total_tokens"}
 
+_PAID_TOOLS = {
+    "file_search_call": "file_search",
+    "code_interpreter_call": "code_interpreter",
+    "image_generation_call": "image_generation",
+}
+"""Responses API: items that are paid for beside their tokens. Searches of the web are counted in ``tool_usage``."""
 
-def usage_of(raw: Any, tool_usage: Any = None) -> Usage | None:
+
+def usage_of(raw: Any, tool_usage: Any = None, tier: Any = None, items: Iterable[Any] = ()) -> Usage | None:
     """Return usage in disjoint buckets, or None where ``raw`` tells none.
 
     The details that OpenAI counts *inside* the prompt or the answer are taken out of them, never below zero, so the
@@ -34,9 +44,16 @@ def usage_of(raw: Any, tool_usage: Any = None) -> Usage | None:
     Args:
         raw: ``usage`` of Chat Completions, Responses or embeddings.
         tool_usage: the Responses API's count of its own tools' uses.
+        tier: ``service_tier`` of the answer.
+        items: types of the items in the answer's ``output``, among which are uses of tools that cost money.
     """
     told = as_dict(raw)
-    if tool_usage is None and {name for name, value in told.items() if value is not None} == _PLAIN:
+    if (
+        tool_usage is None
+        and tier is None
+        and items == ()
+        and {name for name, value in told.items() if value is not None} == _PLAIN
+    ):
         prompt, completion = told["prompt_tokens"], told["completion_tokens"]  # as vLLM tells it with each token
         if type(prompt) is int and type(completion) is int and prompt >= 0 and completion >= 0:
             return Usage(input=prompt, output=completion)
@@ -49,6 +66,10 @@ def usage_of(raw: Any, tool_usage: Any = None) -> Usage | None:
     of_completion = as_dict(told.get("completion_tokens_details") or told.get("output_tokens_details"))
     searches = _count(as_dict(as_dict(tool_usage).get("web_search")), "num_requests")
     server_tools = {"web_search": searches} if searches else {}
+    for item in items:
+        tool = _PAID_TOOLS.get(item) if isinstance(item, str) else None
+        if tool is not None:
+            server_tools[tool] = server_tools.get(tool, 0) + 1
 
     lifetimes = as_dict(of_prompt.get("cache_write_tokens_details"))
     cached = _count(of_prompt, "cached_tokens")
@@ -89,6 +110,8 @@ def usage_of(raw: Any, tool_usage: Any = None) -> Usage | None:
         output_audio=answer[1],
         output_image=answer[2],
         server_tools=server_tools,
+        tier=special_tier(tier),
+        cost=_charged(told),
     )
 
 
@@ -100,6 +123,21 @@ def _split(total: int, *wanted: int) -> list[int]:
         shares.append(share)
         total -= share
     return [*shares, total]
+
+
+def _charged(told: dict[str, Any]) -> Decimal | None:
+    """What OpenRouter says that was taken, in US dollars: by itself, and by the vendor where the key is one's own."""
+    charged = _dollars(told.get("cost"))
+    if charged is None or told.get("is_byok") is not True:
+        return charged
+    upstream = _dollars(as_dict(told.get("cost_details")).get("upstream_inference_cost"))
+    return None if upstream is None else charged + upstream
+
+
+def _dollars(value: Any) -> Decimal | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+        return None
+    return Decimal(str(value))
 
 
 def _count(told: dict[str, Any], *names: str) -> int | None:

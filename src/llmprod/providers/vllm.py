@@ -7,13 +7,14 @@ from collections.abc import Hashable
 from dataclasses import fields, replace
 from decimal import Decimal
 from hashlib import blake2b
-from typing import Literal, Unpack
+from typing import ClassVar, Literal, Unpack
 from uuid import uuid4
 
 from pydantic_core import to_json
 
 from llmprod import _validate
 from llmprod.context import Context
+from llmprod.cost import CostSource
 from llmprod.errors import (
     CallError,
     EngineDied,
@@ -40,6 +41,7 @@ from llmprod.providers._vllm.token_methods import TokenMethods
 from llmprod.providers.openai_chat import ChatCodec
 from llmprod.request import GenerateRequest, Request
 from llmprod.response import Outcome, Response
+from llmprod.usage import Usage
 
 __all__ = ["VLLM"]
 
@@ -74,6 +76,8 @@ class VLLM(HTTPProvider, TokenMethods, ScoreMethods):
     Raises:
         InvalidArgument: naming the option, before anything is started.
     """
+
+    cost_source: ClassVar[CostSource] = "gpu-hour"
 
     def __init__(
         self,
@@ -345,6 +349,16 @@ class VLLM(HTTPProvider, TokenMethods, ScoreMethods):
             wire.body.setdefault("cache_salt", blake2b(value.encode(), digest_size=16).hexdigest())
         return wire
 
+    def cost_of(self, usage: Usage | None) -> Decimal | None:
+        """What a usage costs at the engine's mean pace since it was made; None without ``price_per_hour``."""
+        if self.price_per_hour is None or usage is None:
+            return None
+        mark = self._engine.meter.mark()
+        if not mark.tokens:
+            return None
+        computed = usage.total - usage.cached
+        return self.price_per_hour / _HOUR * Decimal(str(mark.busy)) / mark.tokens * computed
+
     def _price(self, response: Response, incarnation: Incarnation, began: EngineMark) -> None:
         meter = incarnation.meter
         first = None if response.closed else meter.mark()
@@ -355,7 +369,7 @@ class VLLM(HTTPProvider, TokenMethods, ScoreMethods):
             if usage is None:
                 return
             end = meter.mark()
-            prompt, answer = usage.total_input - usage.cache_read, usage.total_output
+            prompt, answer = usage.total_input - usage.cached, usage.total_output
             if first is None:
                 seconds = began.seconds_per_token(end) * (prompt + answer)
             else:

@@ -380,7 +380,7 @@ class _RateLimitProvider(WrappedProvider):
     def _used(self, request: Request, usage: Usage) -> Mapping[str, float]:
         if not self._counts_tokens:
             return _NOTHING
-        prompt = usage.total_input if self.wrapper.count_cached else usage.total_input - usage.cache_read
+        prompt = usage.total_input if self.wrapper.count_cached else usage.total_input - usage.cached
         answer = max(usage.total_output, self._most(request))
         used: dict[str, float] = {"input_tokens": prompt, "output_tokens": answer, "tokens": prompt + answer}
         price = self.wrapper.price
