@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from llmprod.context import Context
+from llmprod.context import Context, Fare
 from llmprod.errors import TruncatedAnswer, UnsupportedParameter
 from llmprod.events import CONTENT, Event
 from llmprod.request import GenerateRequest, Request
@@ -172,6 +174,7 @@ class BaseProvider(ABC):
 
     async def send(self, request: Request, context: Context) -> Response:
         """Answer ``request``; every attempt is recorded in ``context.trace``."""
+        fares = await _admitted(self, request, context) if context.tolls and not self.free else ()
         clock, started = context.clock, context.call.started
         attempt = context.call.trace.begin(self.name, clock.now() - started)
         try:
@@ -181,14 +184,22 @@ class BaseProvider(ABC):
             response = await self._send(request, context, dropped)
         except Exception as error:
             attempt.failed(error, clock.now() - started)
+            for fare in fares:
+                fare.failed(error)
             raise
         except BaseException as error:
             attempt.failed(error, clock.now() - started, state="cancelled")
+            for fare in fares:
+                fare.failed(error)
             raise
         response.deployment = self.identity
         if not response.closed:
             attempt.ttft = clock.now() - started - attempt.started
         response.on_close(lambda outcome: attempt.ended(outcome, clock.now() - started))
+        if fares:
+            told = weakref.ref(response)  # a callback that holds its response would keep one that nobody reads
+            for fare in fares:
+                response.on_close(partial(fare.ended, told))
         return response
 
     async def aclose(self) -> None:  # noqa: B027 - most have nothing to release
@@ -196,6 +207,19 @@ class BaseProvider(ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
+
+
+async def _admitted(provider: Provider, request: Request, context: Context) -> Sequence[Fare]:
+    """Pay every toll of the call, or none."""
+    fares: list[Fare] = []
+    try:
+        for toll in context.tolls:
+            fares.append(await toll.admit(provider, request, context))  # noqa: PERF401 - what is paid must be known
+    except BaseException:
+        for fare in fares:
+            fare.refund()
+        raise
+    return fares
 
 
 class _Prefetched(WrappedSource):

@@ -28,6 +28,7 @@ class Phase(IntEnum):
     INPUT_GUARD = 400
     CACHE = 500
     OUTPUT_GUARD = 600
+    MAX_TOKENS = 650
     BUDGET = 700
     RESUME = 750
     RETRY = 800
