@@ -118,11 +118,10 @@ class BudgetLedger:
         return sum(not held.lapsed for held in self._held.values())
 
     def _account(self, bound: Bound, now: float) -> tuple[str, _Account]:
-        window = bound.limit.window(now)
-        name = f"{bound.key}@{window.begins:.3f}"
+        name, ends = bound.account(now)
         account = self._accounts.get(name)
         if account is None:
-            account = self._accounts[name] = _Account(window.ends)
+            account = self._accounts[name] = _Account(ends)
             self._until_sweep -= 1
             if not self._until_sweep:
                 self._until_sweep = max(_SWEEP, len(self._accounts) // 2)

@@ -23,6 +23,11 @@ class Bound:
     limit: BudgetLimit
     key: str
 
+    def account(self, now: float) -> tuple[str, float]:
+        """Return the name of the account of the window that ``now`` is in, and when that window ends."""
+        window = self.limit.window(now)
+        return f"{self.key}@{window.begins:.3f}-{window.ends:.3f}", window.ends
+
 
 @dataclass(frozen=True, slots=True)
 class Level:
