@@ -81,7 +81,10 @@ async def main() -> None:
                 served[0] += 1
             except (ServerError, StreamInterrupted):
                 pass
-            except BudgetExceeded:
+            except BudgetExceeded as error:
+                if int(rounds) and error.retry_after is not None:
+                    return  # spent, rather than held by others who may give it back
+                went -= 1
                 await anyio.sleep(0.01)
 
     print("ready", flush=True)
