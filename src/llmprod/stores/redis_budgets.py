@@ -41,6 +41,11 @@ class _Link(RedisLimits):
             except NoScriptError:
                 return await client.eval(SCRIPT, len(keys), *keys, *arguments)
 
+    @property
+    def telling(self) -> bool:
+        """Something was settled that the server may not know yet."""
+        return bool(self._untold) or self._telling is not None
+
     async def flush(self) -> None:
         await super().flush()
         while self._telling is not None:  # the last one is on its way
@@ -115,10 +120,12 @@ class RedisBudgets:
         """
         known = f"{self._process}:{next(self._ids)}"
         pending = Reserved(known, amount, (), 0.0)
+        head = ["reserve", self._flag, known, str(amount), repr(self.lease)]
         try:
-            answer, names, ends = await self._ask(
-                bounds, ["reserve", self._flag, known, str(amount), repr(self.lease)], limits=True
-            )
+            answer, names, ends = await self._ask(bounds, head, limits=True)
+            if not int(answer[0]) and self._link.telling:
+                await self.flush()  # what is short may be what this process has settled and not told yet
+                answer, names, ends = await self._ask(bounds, head, limits=True)
         except BudgetUnavailable:
             self._end(pending, 0, "2")  # it may have arrived all the same, or may still
             if self.when_lost == "refuse":
