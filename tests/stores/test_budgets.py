@@ -257,7 +257,7 @@ def whole(amount: int) -> Bound:
 
 @pytest.mark.slow
 async def test_two_hundred_callers_in_four_processes_spend_no_more_than_the_limit(workers, place):
-    amount = 20_000
+    amount = 15_000
     team = workers(amount)
     started = [team.start(50, 12) for _ in range(4)]
     served = 0
@@ -275,7 +275,7 @@ async def test_two_hundred_callers_in_four_processes_spend_no_more_than_the_limi
     assert billed * 1000 == spent, "what the budget counted is not what the providers billed"
     assert amount - RESERVED < billed <= amount
     assert sum(one for one, _ in apart) == spent
-    assert served > 200
+    assert served > 150
 
 
 @pytest.mark.slow
