@@ -26,6 +26,7 @@ from llmprod import (
     Static,
     StreamInterrupted,
     Usage,
+    resilient,
 )
 from llmprod.context import Context
 from llmprod.decisions import BudgetEstimated, BudgetOverrun, BudgetPassedSoft, BudgetRefused
@@ -635,6 +636,46 @@ async def test_a_request_that_the_cheaper_target_can_not_serve_stays():
 async def test_a_call_too_dear_by_itself_goes_to_the_cheaper_target():
     kept = Kept(day(200, per="call"), cheaper=Scripted(then=used(6), name="b"))
     assert (await ask(kept(Scripted(name="dear")))).provider == "b"
+
+
+# ---- looking at it, and functions ------------------------------------------------------------------------------------
+
+
+async def test_how_it_stands_can_be_asked():
+    kept = Kept(day(1000, by="user"), day(500, per="call"))
+    provider = kept(Scripted(then=used(95), name="a"))
+    await ask(provider, tags={"user": "x"})
+    response = await provider.send(STREAM, context(tags={"user": "x"}))
+    (state,) = await kept.wrapper.state({"user": "x"})
+    assert (state.limit, state.resets_at) == ("user/day", datetime(2026, 3, 2, tzinfo=UTC))
+    assert [state.amount, state.spent, state.reserved, state.left] == [
+        Decimal(micro) / 10**6 for micro in (1000, 100, 110, 790)
+    ]
+    assert (await kept.wrapper.state())[0].left == Decimal("0.001")
+    await response.aclose()
+    assert await Kept(day(500, per="call")).wrapper.state() == []
+
+
+async def test_a_decorated_function_is_kept_within_it():
+    calls = 0
+    kept = Kept(day(150), price={"ask": (1, 1)})
+
+    @resilient(kept.wrapper)
+    async def ask(question: str, max_tokens: int) -> dict[str, Any]:
+        nonlocal calls
+        calls += 1
+        return {
+            "id": "x", "object": "chat.completion", "model": "m",
+            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Hi"}}],
+            "usage": {"prompt_tokens": 20, "completion_tokens": 30, "total_tokens": 50},
+        }  # fmt: skip
+
+    await ask("Hello", max_tokens=100)
+    assert kept.stands() == (50, 0)
+    with pytest.raises(BudgetExceeded):
+        await ask("Hello", max_tokens=100)
+    await ask("Hello", max_tokens=80)
+    assert (calls, kept.stands()) == (2, (100, 0))
 
 
 # ---- many at once ---------------------------------------------------------------------------------------------------

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from decimal import Decimal
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from llmprod import _validate
@@ -28,12 +30,33 @@ from llmprod.wrappers._budget_quote import Price, Prices, Quotes, prices, prompt
 from llmprod.wrappers._budget_toll import CallToll, _unpriced
 from llmprod.wrappers._memory_budgets import MemoryBudgets
 
-__all__ = ["Budget"]
+__all__ = ["Budget", "BudgetState"]
 
 OnSoft: TypeAlias = Callable[[BudgetPassedSoft, Context], None]
 
 _WARNED_AT_MOST = 10_000
 _log = logging.getLogger("llmprod")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetState:
+    """How a budget stands.
+
+    Attributes:
+        limit: its name.
+        amount: US dollars that may be spent in the period.
+        spent: those that are.
+        reserved: those that calls under way may still spend.
+        left: those that a call may take now; never below 0.
+        resets_at: when the next period begins.
+    """
+
+    limit: str
+    amount: Decimal
+    spent: Decimal
+    reserved: Decimal
+    left: Decimal
+    resets_at: datetime
 
 
 class Budget(Wrapper):
@@ -113,6 +136,26 @@ class Budget(Wrapper):
     def wrap(self, inner: Provider) -> Provider:
         """Keep ``inner``'s calls within the limits."""
         return _BudgetProvider(inner, self)
+
+    async def state(self, tags: Mapping[str, str] | None = None) -> list[BudgetState]:
+        """Return how the budgets of calls with these tags stand, those of single calls left out.
+
+        Raises:
+            BudgetUnavailable: the store is lost.
+        """
+        limits = [limit for limit in self.limits if not limit.of_a_call]
+        levels = await self.store.spent([Bound(limit, limit.key(tags or {})) for limit in limits]) if limits else []
+        return [
+            BudgetState(
+                limit=limit.name,
+                amount=dollars(limit.nano),
+                spent=dollars(level.spent),
+                reserved=dollars(level.reserved),
+                left=dollars(max(0, limit.nano - level.spent - level.reserved)),
+                resets_at=limit.moment(level.ends),
+            )
+            for limit, level in zip(limits, levels, strict=True)
+        ]
 
     def __repr__(self) -> str:
         told = [repr(limit).removeprefix("BudgetLimit(").removesuffix(")") for limit in self.limits]
