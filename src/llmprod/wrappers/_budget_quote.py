@@ -30,7 +30,7 @@ def prompt_bound(request: Request) -> int:
     return ceil(2 * rough_tokens(request))
 
 
-def prices(price: Price | Prices) -> Price:
+def prices(price: Price | Prices | None) -> Price:
     """Return a mapping of prices as a function.
 
     Raises:

@@ -67,7 +67,7 @@ class Budget(Wrapper):
     Args:
         limits: one or more :class:`BudgetLimit`; a call must find room in all of them.
         price: US dollars of a usage, as a function of provider, model and :class:`Usage` that returns None where it
-            knows no price; or a mapping of targets to dollars a million tokens of prompt and answer.
+            knows no price; or a mapping of targets to dollars a million tokens of prompt and answer. Has to be given.
         tokens: prompt tokens of a request at most (default: twice what its length suggests).
         store: where it is kept (default: this process): :class:`MemoryBudgets` shared with other stacks,
             :class:`llmprod.stores.disk_budgets.DiskBudgets`, :class:`llmprod.stores.redis_budgets.RedisBudgets`.
@@ -93,8 +93,8 @@ class Budget(Wrapper):
     def __init__(
         self,
         *limits: BudgetLimit,
-        price: Price | Prices,
-        tokens: Callable[[Request], int] = prompt_bound,
+        price: Price | Prices | None = None,
+        tokens: Callable[[Request], int] | None = None,
         store: BudgetStore | None = None,
         on_soft: OnSoft | None = None,
         cheaper: Provider | None = None,
@@ -110,7 +110,7 @@ class Budget(Wrapper):
             if not isinstance(limit, BudgetLimit):
                 raise InvalidArgument("limits", type(limit).__name__, "BudgetLimits")
         for name, value in (("tokens", tokens), ("on_soft", on_soft)):
-            if not callable(value) and (value is not None or name == "tokens"):
+            if value is not None and not callable(value):
                 raise InvalidArgument(name, type(value).__name__, "a function")
         if cheaper is not None and not isinstance(cheaper, Provider):
             raise InvalidArgument("cheaper", type(cheaper).__name__, "a provider, or None")
@@ -123,7 +123,7 @@ class Budget(Wrapper):
             raise InvalidArgument("cut_streams", repr(cut_streams)[:40], "estimate, keep")
         self.limits: tuple[BudgetLimit, ...] = limits
         self.price: Price = prices(price)
-        self.tokens = tokens
+        self.tokens: Callable[[Request], int] = tokens if tokens is not None else prompt_bound
         self.store: BudgetStore = store if store is not None else MemoryBudgets()
         self.on_soft = on_soft
         self.cheaper = cheaper
