@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import pytest
 
-from llmprod import InvalidArgument
+from llmprod import Backoff, InvalidArgument, Retry, ServerError, SystemClock
 from llmprod.decisions import BudgetRefused, BudgetStoreChanged
 from llmprod.errors import BudgetExceeded, BudgetUnavailable
 from llmprod.mechanisms.budget import BudgetLimit
@@ -20,7 +20,8 @@ from llmprod.mechanisms.budget_store import Bound, Reserved, Short
 from llmprod.stores.disk_budgets import DiskBudgets
 from llmprod.testing.scripted import Scripted
 from llmprod.wrappers.budget import Budget
-from tests.wrappers.helpers import WHOLE, ask, context
+from tests.cancel_sweep import sweep
+from tests.wrappers.helpers import STREAM, WHOLE, ask, context
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = BudgetLimit("0.000001", per=1e9)
@@ -150,6 +151,63 @@ def test_a_forked_child_goes_on_by_itself(tmp_path):
         await store.aclose()
 
     anyio.run(after)
+
+
+@pytest.mark.parametrize("request_", [WHOLE, STREAM], ids=["whole", "stream"])
+async def test_a_call_cancelled_at_any_await_leaves_nothing_reserved(tmp_path, request_):
+    store = DiskBudgets(tmp_path / "b.db")
+    looking = sqlite3.connect(tmp_path / "b.db")
+    await store.spent([ACCOUNT])
+
+    def scenario():
+        scripted = Scripted(ServerError(), [0.001, "Hi", 0.001], name="scripted")
+        provider = Budget(
+            BudgetLimit(1000, per=1e9), BudgetLimit(1000, per="day", by="user"), price={"scripted": (1, 1)}, store=store
+        )(Retry(2, backoff=Backoff(base=0.001))(scripted))
+
+        async def run():
+            async with await provider.send(request_, context(clock=SystemClock())) as response:
+                await response.read()
+
+        def check():
+            assert store._worker is not None
+            store._worker.submit(lambda: None).result()  # what is settled is written
+            assert looking.execute("SELECT count(*) FROM held").fetchone() == (0,)
+            assert looking.execute("SELECT sum(reserved) FROM accounts").fetchone() == (0,)
+            assert scripted.in_flight == scripted.open_sources == 0
+
+        return run(), check
+
+    assert await sweep(scenario) >= 4
+    looking.close()
+    await store.aclose()
+
+
+async def test_a_full_disk_refuses_calls_and_loses_nothing(tmp_path):
+    store = DiskBudgets(tmp_path / "b.db")
+    held: Any = [await store.reserve([ACCOUNT], 1) for _ in range(3)]
+
+    def fill() -> None:
+        connection = store._open()
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count = {pages}")  # SQLite then says what it says of a full disk
+
+    await store._in_worker(fill)
+    limit = BudgetLimit(1, per=1e9, by="user")
+
+    async def go_on() -> None:
+        for number in range(10_000):
+            held.append(await store.reserve([Bound(limit, limit.key({"user": str(number)}))], 7))  # noqa: PERF401
+
+    with pytest.raises(BudgetUnavailable) as caught:
+        await go_on()
+    assert "full" in str(caught.value.__cause__)
+    # The limit was the connection's, which is opened anew.
+    assert await stands(store) == (0, 3)
+    for one in held:
+        store.settle(one, 1)
+    assert await stands(store) == (3, 0)
+    await store.aclose()
 
 
 # ---- lost -----------------------------------------------------------------------------------------------------------

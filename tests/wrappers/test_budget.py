@@ -114,6 +114,7 @@ def test_options_are_checked():
         ({"tokens": 3}, "tokens"),
         ({"price": None}, "price"),
         ({"on_soft": 3}, "on_soft"),
+        ({"output_limit": 3}, "output_limit"),
         ({"cheaper": "a"}, "cheaper"),
         ({"assume_output": 0}, "assume_output"),
         ({"set_max_tokens": 1}, "set_max_tokens"),
@@ -195,6 +196,15 @@ async def test_requests_can_be_bounded_by_what_is_reserved(set_it, sent):
     provider = Scripted(used(1), name="a")
     await ask(Kept(day(1000), set_max_tokens=set_it)(provider))
     assert provider.requests[0].max_tokens == sent
+
+
+async def test_a_model_s_own_limit_is_reserved_where_it_is_known():
+    known = {("a", ""): 400}
+    for name, reserved in (("a", 410), ("b", 110)):
+        kept = Kept(day(1000), output_limit=lambda *model: known.get(model))
+        response = await kept(Scripted(used(1), name=name)).send(STREAM, context())
+        assert kept.stands() == (0, reserved)
+        await response.aclose()
 
 
 async def test_a_refusal_says_all_about_it():
@@ -348,6 +358,21 @@ async def test_what_a_price_raises_reaches_the_caller_and_nothing_stays_reserved
     with pytest.raises(ZeroDivisionError):
         await ask(kept(Scripted(used(30), name="a")))
     assert kept.open == 0
+
+
+@pytest.mark.parametrize("given", [1.5, Decimal(-1), Decimal("NaN"), "1"])
+async def test_what_is_no_price_is_named(given):
+    with pytest.raises(InvalidArgument, match="price"):
+        await ask(Kept(day(1000), price=lambda *what: given)(Scripted(used(30), name="a")))
+
+
+@pytest.mark.parametrize("request_", [WHOLE, STREAM], ids=["whole", "stream"])
+async def test_a_price_that_raises_afterwards_settles_as_reserved(request_):
+    answers = iter([Decimal("0.00011")] * 2)
+    kept = Kept(day(1000), price=lambda *what: next(answers, None) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        await ask(kept(Scripted(used(30), name="a")), request_)
+    assert (kept.open, kept.stands()) == (0, (110, 0))
 
 
 # ---- several attempts -----------------------------------------------------------------------------------------------

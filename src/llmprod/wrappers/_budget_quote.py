@@ -23,6 +23,7 @@ Prices: TypeAlias = Mapping[str, tuple[Any, ...]]
 """US dollars a million tokens of prompt and answer, by target: ``{"openai:gpt-5-mini": ("0.25", "2")}``."""
 
 _MILLION = Decimal(10) ** 6
+_WRITES = ("cache_write", "cache_write_5m", "cache_write_30m", "cache_write_1h", "cache_write_12h")
 
 
 def prompt_bound(request: Request) -> int:
@@ -65,44 +66,64 @@ class Quotes:
         price: the price.
         tokens: prompt tokens at most.
         assume_output: answer tokens at most of a request that sets no ``max_tokens``.
+        output_limit: the same by provider and model, where it is known.
         cache_writes: the prompt may be written to the provider's cache, which can be dearer than to read it.
     """
 
     def __init__(
-        self, price: Price, tokens: Callable[[Request], int], *, assume_output: int, cache_writes: bool
+        self,
+        price: Price,
+        tokens: Callable[[Request], int],
+        *,
+        assume_output: int,
+        output_limit: Callable[[str, str], int | None] | None,
+        cache_writes: bool,
     ) -> None:
         self._price = price
         self._tokens = tokens
         self._assume_output = assume_output
+        self._output_limit = output_limit
         self._cache_writes = cache_writes
 
-    def bound(self, request: Request) -> Usage:
-        """Return the most that an attempt at ``request`` is taken to use."""
+    def prompt(self, request: Request) -> int:
+        """Return the most prompt tokens that ``request`` is taken to have."""
+        return ceil(self._tokens(request))
+
+    def bound(self, provider: Provider, request: Request, prompt: int) -> Usage:
+        """Return the most that an attempt at ``provider`` is taken to use."""
         if isinstance(request, EmbedRequest):
-            return Usage(input=self._tokens(request), estimated=True)
-        most = cast("int | None", getattr(request, "max_tokens", None)) or self._assume_output
-        return Usage(input=self._tokens(request), output=most, estimated=True)
+            return Usage(input=prompt, estimated=True)
+        most = cast("int | None", getattr(request, "max_tokens", None))
+        if most is None and self._output_limit is not None:
+            most = self._output_limit(*named(provider))
+        return Usage(input=prompt, output=most or self._assume_output, estimated=True)
 
     def before(self, provider: Provider, most: Usage) -> int | None:
         """Return what an attempt at ``provider`` may cost, in nano-dollars; None where no price is known."""
         kind, model = named(provider)
-        cost = self._price(kind, model, most)
+        cost = self._cost(kind, model, most)
         if cost is None:
             # An engine of this process that knows its own price tells afterwards; nobody can say before.
             return 0 if getattr(provider, "price_per_hour", None) is not None else None
         if self._cache_writes:
-            for bucket in ("cache_write", "cache_write_5m", "cache_write_1h"):
+            for bucket in _WRITES:
                 usage = replace(most, input=0, **cast("dict[str, Any]", {bucket: most.input}))
-                cost = max(cost, self._price(kind, model, usage) or cost)
+                cost = max(cost, self._cost(kind, model, usage) or cost)
         return nano(cost)
 
     def after(self, provider: Provider, model: str | None, usage: Usage) -> int | None:
         """Return what ``usage`` cost, in nano-dollars; None where no price is known."""
         kind, asked = named(provider)
-        cost = self._price(kind, model, usage) if model and model != asked else None
+        cost = self._cost(kind, model, usage) if model and model != asked else None
         if cost is None:  # a dated name of the model that was asked for
-            cost = self._price(kind, asked, usage)
+            cost = self._cost(kind, asked, usage)
         return None if cost is None else nano(cost)
+
+    def _cost(self, provider: str, model: str, usage: Usage) -> Decimal | None:
+        cost: Any = self._price(provider, model, usage)
+        if cost is not None and not (isinstance(cost, Decimal) and cost.is_finite() and cost >= 0):
+            raise InvalidArgument("price", repr(cost)[:40], "a function that returns a Decimal of 0 or more, or None")
+        return cost
 
 
 def named(provider: Provider) -> tuple[str, str]:

@@ -60,17 +60,24 @@ class CallToll:
         self._bounds = [Bound(limit, limit.key(context.tags)) for limit in owner.windows]
         self._ready: Reserved | None = None
         self._request = request
-        self._most = owner.quotes.bound(request)
+        self._prompt = owner.quotes.prompt(request)
         self._of_call = 0  # nano-dollars that the attempts of this call cost, or may cost
 
     # ---- before -----------------------------------------------------------------------------------------------------
 
     def quote(self, provider: Provider, request: Request) -> int | None:
         """Return what an attempt may cost; None for a target that has no price and may not be asked."""
-        if request is not self._request:
-            self._request, self._most = request, self._owner.quotes.bound(request)
-        cost = self._owner.quotes.before(provider, self._most)
+        return self._quote(provider, self._bound(provider, request))
+
+    def _quote(self, provider: Provider, most: Usage) -> int | None:
+        cost = self._owner.quotes.before(provider, most)
         return 0 if cost is None and self._owner.wrapper.unpriced == "allow" else cost
+
+    def _bound(self, provider: Provider, request: Request) -> Usage:
+        quotes = self._owner.quotes
+        if request is not self._request:  # as of a resumed stream, whose prompt has grown
+            self._request, self._prompt = request, quotes.prompt(request)
+        return quotes.bound(provider, request, self._prompt)
 
     async def begin(self, amount: int) -> BudgetExceeded | None:
         """Reserve for the first attempt; return why not."""
@@ -107,7 +114,8 @@ class CallToll:
 
     async def admit(self, provider: Provider, request: Request, context: Context) -> _Fare:
         """Take what the attempt may cost from what is ready, and reserve what that lacks."""
-        quote = self.quote(provider, request)
+        most = self._bound(provider, request)
+        quote = self._quote(provider, most)
         try:
             if quote is None:
                 raise _unpriced(provider)
@@ -127,7 +135,7 @@ class CallToll:
         except Rejected as error:
             self.refuse(error, provider.name)
             raise
-        return _Fare(self, provider, self._most, quote, parts, context)
+        return _Fare(self, provider, most, quote, parts, context)
 
     async def _parts(self, ready: Reserved | None, quote: int, target: str) -> list[Reserved]:
         parts = [] if ready is None else [ready]
@@ -212,15 +220,19 @@ class _Fare:
         self._settle(0)
 
     def failed(self, error: BaseException) -> None:
-        usage = getattr(error, "usage", None)
-        if not _billed(error):
-            told = self._toll.price(self._provider, None, usage) if isinstance(usage, Usage) else None
-            self._settle(told or 0)
-        else:
+        if _billed(error):
             self._estimate(self.quote, "reservation")
+        else:
+            self._settle(0)
 
     def ended(self, response: Callable[[], Response | None], outcome: Outcome) -> None:
-        answer, usage = response(), outcome.usage
+        try:
+            self._ended(response(), outcome)
+        finally:
+            self._settle(self.quote)  # where a price raised
+
+    def _ended(self, answer: Response | None, outcome: Outcome) -> None:
+        usage = outcome.usage
         if answer is not None and answer.cost is not None:
             self._settle(nano(answer.cost), told=self.quote > 0)
         elif outcome.kind == "ok" and usage is not None:

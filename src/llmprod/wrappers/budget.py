@@ -76,6 +76,8 @@ class Budget(Wrapper):
             room for otherwise.
         assume_output: answer tokens that are reserved for a request without ``max_tokens`` (default 4096). A longer
             answer is counted in full and told as :class:`BudgetOverrun`.
+        output_limit: the longest answer of a model, by provider and model; takes the place of ``assume_output`` where
+            it knows the model.
         set_max_tokens: send such requests with ``max_tokens=assume_output``, so that what is reserved is a bound.
         unpriced: what to do about a target that has no price: ``refuse`` (default: a budget that lets through what it
             can't count is none) or ``allow``, for nothing.
@@ -99,6 +101,7 @@ class Budget(Wrapper):
         on_soft: OnSoft | None = None,
         cheaper: Provider | None = None,
         assume_output: int = 4096,
+        output_limit: Callable[[str, str], int | None] | None = None,
         set_max_tokens: bool = False,
         unpriced: Literal["refuse", "allow"] = "refuse",
         cut_streams: Literal["estimate", "keep"] = "estimate",
@@ -109,7 +112,7 @@ class Budget(Wrapper):
         for limit in limits:
             if not isinstance(limit, BudgetLimit):
                 raise InvalidArgument("limits", type(limit).__name__, "BudgetLimits")
-        for name, value in (("tokens", tokens), ("on_soft", on_soft)):
+        for name, value in (("tokens", tokens), ("on_soft", on_soft), ("output_limit", output_limit)):
             if value is not None and not callable(value):
                 raise InvalidArgument(name, type(value).__name__, "a function")
         if cheaper is not None and not isinstance(cheaper, Provider):
@@ -128,6 +131,7 @@ class Budget(Wrapper):
         self.on_soft = on_soft
         self.cheaper = cheaper
         self.assume_output = assume_output
+        self.output_limit = output_limit
         self.set_max_tokens = set_max_tokens
         self.unpriced: Literal["refuse", "allow"] = unpriced
         self.cut_streams: Literal["estimate", "keep"] = cut_streams
@@ -174,7 +178,11 @@ class _BudgetProvider(WrappedProvider):
         calls = [limit for limit in wrapper.limits if limit.of_a_call]
         self.of_a_call = min(calls, key=lambda limit: limit.nano, default=None)
         self.quotes = Quotes(
-            wrapper.price, wrapper.tokens, assume_output=wrapper.assume_output, cache_writes=wrapper.cache_writes
+            wrapper.price,
+            wrapper.tokens,
+            assume_output=wrapper.assume_output,
+            output_limit=wrapper.output_limit,
+            cache_writes=wrapper.cache_writes,
         )
         self._paying = _paying(inner)
         self._cheaper = _paying(wrapper.cheaper) if wrapper.cheaper is not None else []
