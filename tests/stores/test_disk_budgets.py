@@ -197,7 +197,7 @@ async def test_a_full_disk_refuses_calls_and_loses_nothing(tmp_path):
 
     async def go_on() -> None:
         for number in range(10_000):
-            held.append(await store.reserve([Bound(limit, limit.key({"user": str(number)}))], 7))  # noqa: PERF401
+            held.append(await store.reserve([Bound(limit, limit.key({"user": str(number)}))], 7))
 
     with pytest.raises(BudgetUnavailable) as caught:
         await go_on()

@@ -125,7 +125,7 @@ def test_options_are_checked():
         with pytest.raises(InvalidArgument) as caught:
             Budget(day(1), **{"price": PRICES, **options})
         assert caught.value.field == field
-    for limits in ((), (3,)):
+    for limits in ((), (3,), (day(1), day(2))):
         with pytest.raises(InvalidArgument, match="limits"):
             Budget(*limits, price=PRICES)
 
@@ -615,6 +615,16 @@ async def test_a_soft_limit_is_told_once_a_period_and_decided_in_every_call():
     for _ in range(3):
         await ask(provider, tags={"user": "x"})
     assert len(told) == 2
+
+
+async def test_each_soft_limit_that_is_passed_is_told():
+    told: list[str] = []
+    kept = Kept(
+        day(1000, soft=0.05), day(1000, by="user", soft=0.9), day(1000, by="tenant", soft=0.1),
+        on_soft=lambda passed, call: told.append(passed.limit),
+    )  # fmt: skip
+    await ask(kept(Scripted(used(1), name="a")))
+    assert told == ["all/day", "tenant/day"]
 
 
 async def test_a_broken_callback_breaks_no_call(caplog):

@@ -90,14 +90,14 @@ class CallToll:
         return None
 
     @property
-    def soft(self) -> tuple[Bound, Level] | None:
-        """The first limit whose soft share is passed, and how it stands."""
+    def soft(self) -> list[tuple[Bound, Level]]:
+        """The limits whose soft share is passed, and how they stand."""
         levels = self._ready.levels if self._ready is not None else ()
-        for bound, level in zip(self._bounds, levels, strict=False):
-            soft = bound.limit.soft
-            if soft is not None and level.spent + level.reserved > soft * bound.limit.nano:
-                return bound, level
-        return None
+        return [
+            (bound, level)
+            for bound, level in zip(self._bounds, levels, strict=False)
+            if (soft := bound.limit.soft) is not None and level.spent + level.reserved > soft * bound.limit.nano
+        ]
 
     def refuse(self, error: Rejected, target: str) -> None:
         """Note in the trace that nobody was asked, and why."""

@@ -112,6 +112,9 @@ class Budget(Wrapper):
         for limit in limits:
             if not isinstance(limit, BudgetLimit):
                 raise InvalidArgument("limits", type(limit).__name__, "BudgetLimits")
+        accounts = [(limit.name, limit.tags, limit.per, limit.timezone) for limit in limits]
+        if len(set(accounts)) < len(accounts):
+            raise InvalidArgument("limits", "two of one name, period and tags", "one of each, or names that differ")
         for name, value in (("tokens", tokens), ("on_soft", on_soft), ("output_limit", output_limit)):
             if value is not None and not callable(value):
                 raise InvalidArgument(name, type(value).__name__, "a function")
@@ -232,8 +235,7 @@ class _BudgetProvider(WrappedProvider):
             for amount in sorted({usual[0], min(usual)}, reverse=True) if usual else []:
                 exceeded = await toll.begin(amount)
                 if exceeded is None:
-                    passed = toll.soft is not None
-                    target = cheaper if passed and cheaper is not None and spare else self.inner
+                    target = cheaper if toll.soft and cheaper is not None and spare else self.inner
                     self._tell(toll, target if target is cheaper else None, context)
                     return target
             if cheaper is not None and spare:
@@ -248,22 +250,19 @@ class _BudgetProvider(WrappedProvider):
             raise
 
     def _tell(self, toll: CallToll, cheaper: Provider | None, context: Context) -> None:
-        passed = toll.soft
-        if passed is None:
-            return
-        bound, level = passed
-        decision: dict[str, Any] = {
-            "limit": bound.limit.name,
-            "used": dollars(level.spent + level.reserved),
-            "amount": dollars(bound.limit.nano),
-            "cheaper": cheaper.name if cheaper is not None else None,
-        }
-        context.decided(BudgetPassedSoft, self.name, **decision)
-        if self.wrapper.on_soft is not None and self._first_time(bound, level):
-            try:
-                self.wrapper.on_soft(BudgetPassedSoft(at=context.elapsed, target=self.name, **decision), context)
-            except Exception as error:  # noqa: BLE001 - as with listeners: a broken callback must not break calls
-                _log.error("on_soft raised %s", type(error).__name__)
+        for bound, level in toll.soft:
+            decision: dict[str, Any] = {
+                "limit": bound.limit.name,
+                "used": dollars(level.spent + level.reserved),
+                "amount": dollars(bound.limit.nano),
+                "cheaper": cheaper.name if cheaper is not None else None,
+            }
+            context.decided(BudgetPassedSoft, self.name, **decision)
+            if self.wrapper.on_soft is not None and self._first_time(bound, level):
+                try:
+                    self.wrapper.on_soft(BudgetPassedSoft(at=context.elapsed, target=self.name, **decision), context)
+                except Exception as error:  # noqa: BLE001 - as with listeners: a broken callback must not break calls
+                    _log.error("on_soft raised %s", type(error).__name__)
 
     def _first_time(self, bound: Bound, level: Level) -> bool:
         period = bound.key, level.ends
