@@ -195,7 +195,7 @@ async def test_what_is_settled_while_it_is_away_is_told_when_it_is_back(server):
     # A network that is gone for a while, and a server that still knows: the connection is taken for lost by hand.
     store = RedisBudgets(server.url, timeout=5)
     got: Any = await store.reserve([ACCOUNT], 700)
-    store._link._lose(OSError())
+    store._link.lose(OSError())
     store.settle(got, 600)
     await store.flush()
     await until_back(store)

@@ -10,46 +10,29 @@ redis-py has asyncio alone, and so has this: on trio keep budgets in the process
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import itertools
+import logging
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+from llmprod import _validate
+from llmprod.clock import SYSTEM_CLOCK, SYSTEM_RANDOM
 from llmprod.errors import BudgetUnavailable, InvalidArgument
 from llmprod.mechanisms.budget_store import Bound, Level, Reserved, Short
 from llmprod.stores._budgets_script import SCRIPT
-from llmprod.stores.redis import RedisLimits
+from llmprod.stores._redis_link import RedisLink
 
 __all__ = ["RedisBudgets"]
 
 _SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 _TRIES = 4
-
-
-class _Link(RedisLimits):
-    """The connection of the limits, with all that it does when the server is lost, for another script."""
-
-    async def _run(self, keys: list[str], arguments: list[str]) -> Any:
-        from redis.exceptions import NoScriptError
-
-        client = self._connected()
-        async with asyncio.timeout(self.timeout):
-            try:
-                return await client.evalsha(_SHA, len(keys), *keys, *arguments)
-            except NoScriptError:
-                return await client.eval(SCRIPT, len(keys), *keys, *arguments)
-
-    @property
-    def telling(self) -> bool:
-        """Something was settled that the server may not know yet."""
-        return bool(self._untold) or self._telling is not None
-
-    async def flush(self) -> None:
-        await super().flush()
-        while self._telling is not None:  # the last one is on its way
-            await asyncio.wait([self._telling])
+_UNTOLD_AT_MOST = 10_000
+_log = logging.getLogger("llmprod")
 
 
 class RedisBudgets:
@@ -90,7 +73,15 @@ class RedisBudgets:
             raise InvalidArgument("when_lost", repr(when_lost)[:40], "refuse, allow")
         if lapsed not in ("spent", "returned"):
             raise InvalidArgument("lapsed", repr(lapsed)[:40], "spent, returned")
-        self._link = _Link(server, prefix=prefix, when_lost="refuse", timeout=timeout, lease=lease)
+        if not isinstance(prefix, str) or not prefix or "{" in prefix or "}" in prefix:
+            raise InvalidArgument("prefix", repr(prefix)[:40], "a string without braces")
+        _validate.seconds("lease", lease)
+        self._link = RedisLink(
+            "RedisBudgets", server, timeout=timeout, clock=SYSTEM_CLOCK, random=SYSTEM_RANDOM,
+            on_lost=self._is_lost, on_back=self._is_back,
+        )  # fmt: skip
+        self._untold: deque[tuple[list[str], list[str]]] = deque(maxlen=_UNTOLD_AT_MOST)
+        self._telling: asyncio.Task[None] | None = None
         self.prefix = prefix
         self.when_lost: Literal["refuse", "allow"] = when_lost
         self.lease: float = float(lease)
@@ -123,7 +114,7 @@ class RedisBudgets:
         head = ["reserve", self._flag, known, str(amount), repr(self.lease)]
         try:
             answer, names, ends = await self._ask(bounds, head, limits=True)
-            if not int(answer[0]) and self._link.telling:
+            if not int(answer[0]) and (self._untold or self._telling is not None):
                 await self.flush()  # what is short may be what this process has settled and not told yet
                 answer, names, ends = await self._ask(bounds, head, limits=True)
         except BudgetUnavailable:
@@ -161,11 +152,53 @@ class RedisBudgets:
 
     async def flush(self) -> None:
         """Return when everything that was settled has been told, or the server is lost."""
-        await self._link.flush()
+        if self._untold:
+            self._here()
+        while (self._untold or self._telling is not None) and not self._link.lost:
+            self._start_telling()
+            if self._telling is None:
+                return
+            await asyncio.wait([self._telling])
 
     async def aclose(self) -> None:
         """Tell what is untold; close the connections, if they are ours."""
+        await self.flush()
+        if self._telling is not None:
+            self._telling.cancel()
+            await asyncio.wait([self._telling])
         await self._link.aclose()
+
+    # ---- what is told later -----------------------------------------------------------------------------------------
+
+    def _later(self, keys: list[str], arguments: list[str]) -> None:
+        self._untold.append((keys, arguments))
+        if self._link.loop is not None and not self._link.lost and self._telling is None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+                self._link.loop.call_soon_threadsafe(self._start_telling)
+
+    def _start_telling(self) -> None:
+        if self._telling is None and self._untold and not self._link.lost and self._link.loop is not None:
+            self._telling = self._link.loop.create_task(self._tell())
+
+    async def _tell(self) -> None:
+        try:
+            while self._untold and not self._link.lost:
+                keys, arguments = self._untold[0]
+                try:
+                    await self._link.run(_SHA, SCRIPT, keys, arguments)
+                except self._link.errors as error:
+                    self._link.lose(error)  # to tell twice does no harm: a reservation ends once
+                    return
+                self._untold.popleft()
+        finally:
+            self._telling = None
+
+    def _is_lost(self, error: BaseException) -> None:
+        _log.warning("the shared store of budgets is lost (%s); %s", type(error).__name__, self.when_lost)
+
+    def _is_back(self) -> None:
+        _log.warning("the shared store of budgets is back")
+        self._start_telling()
 
     # ---- the server -------------------------------------------------------------------------------------------------
 
@@ -174,10 +207,10 @@ class RedisBudgets:
     ) -> tuple[list[Any], list[str], list[float]]:
         """Run an operation in the windows of the server's time; return its answer, the accounts and their ends."""
         link = self._link
-        link._here()
+        self._here()
         if link.lost:
-            link._look_for_it()
-            raise BudgetUnavailable(retry_after=round(max(0.0, link._probe_at - link._clock.now()), 3))
+            link.look()
+            raise BudgetUnavailable(retry_after=link.retry_after)
         for _ in range(_TRIES):
             now = self._now() + self._ahead
             names = [bound.account(now)[0] for bound in bounds]
@@ -188,9 +221,9 @@ class RedisBudgets:
                 if limits:
                     arguments.append(str(bound.limit.nano))
             try:
-                answer: list[Any] = await link._run(self._keys(names), arguments)
-            except link._errors as error:
-                link._lose(error)
+                answer: list[Any] = await link.run(_SHA, SCRIPT, self._keys(names), arguments)
+            except link.errors as error:
+                link.lose(error)
                 raise BudgetUnavailable(detail=type(error).__name__) from error
             kind = int(answer[0])
             if kind in (0, 1):
@@ -206,7 +239,11 @@ class RedisBudgets:
         names = list(reserved.accounts) if kind == "1" else []
         ends = [name.rpartition("-")[2] for name in names]
         known = reserved.id.removeprefix("?") + ("?" if kind == "1" else "")
-        self._link.later(self._keys(names), ["end", self._flag, known, str(actual), kind, *ends], _nothing)
+        self._later(self._keys(names), ["end", self._flag, known, str(actual), kind, *ends])
+
+    def _here(self) -> None:
+        if self._link.here():
+            self._telling = None
 
     @property
     def _flag(self) -> str:
@@ -224,7 +261,3 @@ def _levels(answer: list[Any], ends: Sequence[float]) -> tuple[Level, ...]:
     return tuple(
         Level(spent, reserved, end) for spent, reserved, end in zip(numbers[::2], numbers[1::2], ends, strict=True)
     )
-
-
-def _nothing() -> None:
-    pass
