@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from llmprod import _validate
 from llmprod.clock import SYSTEM_CLOCK, SYSTEM_RANDOM, Clock, Random
@@ -14,7 +14,12 @@ from llmprod.decisions import AttemptRefused, Decision, Listener
 from llmprod.errors import DeadlineExceeded, InvalidArgument
 from llmprod.trace import AttemptEnd, Trace
 
-__all__ = ["CacheMode", "CallState", "Context", "Extra", "ExtraAttempts", "Lane"]
+if TYPE_CHECKING:
+    from llmprod.provider import Provider
+    from llmprod.request import Request
+    from llmprod.response import Outcome, Response
+
+__all__ = ["CacheMode", "CallState", "Context", "Extra", "ExtraAttempts", "Fare", "Lane", "Toll"]
 
 Extra: TypeAlias = Literal["retry", "failover", "hedge", "resume"]
 """What a call may want a further attempt for."""
@@ -32,6 +37,30 @@ class ExtraAttempts(Protocol):
 
     def refund(self) -> None:
         """Give leave back for an attempt that did not reach a provider."""
+        ...
+
+
+class Fare(Protocol):
+    """What one attempt was let through for; exactly one of these is called, and none awaits."""
+
+    def refund(self) -> None:
+        """The attempt was not made."""
+        ...
+
+    def failed(self, error: BaseException) -> None:
+        """It ended in an error or a cancellation before there was an answer."""
+        ...
+
+    def ended(self, response: Callable[[], Response | None], outcome: Outcome) -> None:
+        """Its answer has ended, in whatever way; ``response()`` is None where it was dropped unread."""
+        ...
+
+
+class Toll(Protocol):
+    """What has to be paid before each attempt of a call, whoever makes it; see :class:`llmprod.Budget`."""
+
+    async def admit(self, provider: Provider, request: Request, context: Context) -> Fare:
+        """Return when ``provider`` may be asked; raise :class:`llmprod.Rejected` if it may not."""
         ...
 
 
@@ -112,6 +141,7 @@ class Context:
             as an engine that is still starting, refuses at once.
         cache: how the call uses a cache, if not as usual: ``bypass`` (neither read nor stored), ``refresh`` (asked
             anew and stored) or ``only`` (answered from the cache or not at all).
+        tolls: are paid before each attempt at a provider that costs something.
     """
 
     clock: Clock
@@ -129,6 +159,7 @@ class Context:
     insist: bool = False
     alternatives: bool = False
     cache: CacheMode | None = None
+    tolls: tuple[Toll, ...] = ()
 
     @classmethod
     def new(

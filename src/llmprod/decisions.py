@@ -11,14 +11,17 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from llmprod.context import Context
 
 __all__ = [
-    "AttemptRefused", "BreakerChanged", "CacheHit", "CacheJoined", "CacheMiss", "CacheRefreshed", "CacheSkipped",
+    "AnswerLimited", "AttemptRefused", "BreakerChanged", "BudgetEstimated", "BudgetOverrun", "BudgetPassedSoft",
+    "BudgetRefused", "BudgetStoreChanged", "CacheHit", "CacheJoined", "CacheMiss", "CacheRefreshed", "CacheSkipped",
     "CacheStoreChanged", "CacheStored", "CallShed", "CallThrottled", "CallWaited", "ChaosInjected",
     "ConcurrencyChanged", "CrawlStopped", "Decision", "HedgeEnded", "HedgeStarted", "HistoryTrimmed", "KeyQuarantined",
     "LeastBadTried", "LimitCalibrated", "LimitRefused", "LimitStoreChanged", "LimitWaited", "Listener", "QuotaPaused",
-    "ResumeRefused", "RetryScheduled", "StreamHeld", "StreamResumed", "TargetChosen", "TargetPaused",
+    "ResumeRefused", "RetryScheduled", "RunawayStopped", "StreamHeld", "StreamResumed", "TargetChosen", "TargetPaused",
 ]  # fmt: skip
 
 
@@ -434,6 +437,102 @@ class HistoryTrimmed(Decision):
     window: int
 
 
+# ---- money -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetPassedSoft(Decision):
+    """A budget's soft limit is passed.
+
+    Attributes:
+        limit: the budget's name.
+        used: US dollars spent or reserved, this call among them.
+        amount: US dollars that may be spent in the period.
+        cheaper: the target that the call goes to instead; None where it stays.
+    """
+
+    wrapper: ClassVar[str] = "Budget"
+    limit: str
+    used: Decimal
+    amount: Decimal
+    cheaper: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetRefused(Decision):
+    """A budget had no room for an attempt.
+
+    Attributes:
+        limit: the budget's name; ``price`` where no price is known, ``store`` where the store is lost.
+        needed: US dollars that the attempt may cost.
+        left: US dollars that were left.
+    """
+
+    wrapper: ClassVar[str] = "Budget"
+    limit: str
+    needed: Decimal | None = None
+    left: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetOverrun(Decision):
+    """An attempt cost more than was reserved for it; all of it counts.
+
+    Attributes:
+        reserved, cost: US dollars.
+    """
+
+    wrapper: ClassVar[str] = "Budget"
+    reserved: Decimal
+    cost: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetEstimated(Decision):
+    """Nobody told what an attempt cost, so an estimate counts.
+
+    Attributes:
+        cost: US dollars.
+        basis: ``reservation`` (all that was reserved), ``shown`` (the prompt and what arrived of the answer), or
+            ``unpriced`` (no price is known, so nothing).
+    """
+
+    wrapper: ClassVar[str] = "Budget"
+    cost: Decimal
+    basis: Literal["reservation", "shown", "unpriced"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetStoreChanged(Decision):
+    """The shared store of budgets was lost, or came back.
+
+    Attributes:
+        state: ``lost`` or ``back``.
+        mode: what happens meanwhile: ``refuse`` or ``allow``.
+    """
+
+    wrapper: ClassVar[str] = "Budget"
+    state: Literal["lost", "back"]
+    mode: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerLimited(Decision):
+    """A request was sent with another ``max_tokens`` than it had.
+
+    Attributes:
+        max_tokens: the limit it was sent with.
+        before: the limit it had.
+        source: ``default``, ``endpoint``, ``learned`` or ``ceiling``.
+    """
+
+    wrapper: ClassVar[str] = "MaxTokens"
+    shown: ClassVar[bool] = False
+    max_tokens: int
+    before: int | None = None
+    source: Literal["default", "endpoint", "learned", "ceiling"]
+
+
 # ---- streams ---------------------------------------------------------------------------------------------------------
 
 
@@ -489,6 +588,20 @@ class CrawlStopped(Decision):
     characters: int
     seconds: float
     held: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunawayStopped(Decision):
+    """A stream that would not end was stopped.
+
+    Attributes:
+        reason: ``repetition`` or ``length``.
+        characters: of the answer until then.
+    """
+
+    wrapper: ClassVar[str] = "MaxTokens"
+    reason: Literal["repetition", "length"]
+    characters: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

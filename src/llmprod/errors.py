@@ -10,6 +10,9 @@ import re
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from datetime import datetime
+    from decimal import Decimal
+
     from llmprod.response import Response
     from llmprod.trace import Trace
     from llmprod.usage import Usage
@@ -432,6 +435,61 @@ class RateLimitExceeded(Rejected):
         self.dimension: str | None = dimension
 
 
+class BudgetExceeded(Rejected):
+    """A budget has no room for what the call may cost; ``resets_at`` says when it begins anew.
+
+    ``retry_after`` is the time until then; None where that would not help, or where calls under way may give enough
+    back before.
+
+    Attributes:
+        limit: the budget's name.
+        scope: names of the tags that it is kept by, without their values; empty for the whole application.
+        amount: US dollars that may be spent in a period.
+        spent: those that are.
+        reserved: those that calls under way may still spend.
+        needed: those that this attempt may cost.
+        resets_at: when the next period begins; None for a budget of one call.
+    """
+
+    what = "the budget is used up"
+
+    def __init__(
+        self,
+        *,
+        limit: str | None = None,
+        scope: tuple[str, ...] = (),
+        amount: Decimal | None = None,
+        spent: Decimal | None = None,
+        reserved: Decimal | None = None,
+        needed: Decimal | None = None,
+        resets_at: datetime | None = None,
+        **fields: Any,
+    ) -> None:
+        super().__init__(**fields)
+        self.limit: str | None = limit
+        self.scope = scope
+        self.amount = amount
+        self.spent = spent
+        self.reserved = reserved
+        self.needed = needed
+        self.resets_at = resets_at
+
+
+class PriceUnknown(Rejected):
+    """No price is known for a model that would be asked within a budget."""
+
+    origin: Origin = "app"
+    transient = False
+    what = "no price known, so no budget can be kept"
+
+
+class BudgetUnavailable(Rejected):
+    """The store that a budget is kept in can't be reached, and calls without a budget are not allowed."""
+
+    origin: Origin = "app"
+    what = "the store of budgets is lost"
+
+
 class BulkheadFull(Rejected):
     """As many calls as are allowed are under way, and as many as may wait are waiting."""
 
@@ -489,6 +547,24 @@ class EngineDied(CallError):
     origin: Origin = "provider"
     transient = True
     what = "the engine died"
+
+
+# ---- an answer that was stopped here ---------------------------------------------------------------------------------
+
+
+class RunawayAnswer(CallError):
+    """The answer would not end: it went on beyond its limit of tokens, or said the same over and over.
+
+    Attributes:
+        reason: ``repetition`` or ``length``.
+    """
+
+    transient = False
+    what = "the answer ran away and was stopped"
+
+    def __init__(self, *, reason: str | None = None, **fields: Any) -> None:
+        super().__init__(**fields)
+        self.reason: str | None = reason
 
 
 # ---- the call as a whole --------------------------------------------------------------------------------------------
@@ -559,6 +635,8 @@ __all__ = [
     "AttemptTimedOut",
     "AuthenticationFailed",
     "BadRequest",
+    "BudgetExceeded",
+    "BudgetUnavailable",
     "BulkheadFull",
     "CallError",
     "CallTimeout",
@@ -585,6 +663,7 @@ __all__ = [
     "Origin",
     "Overloaded",
     "PermissionDenied",
+    "PriceUnknown",
     "ProtocolError",
     "ProviderError",
     "QuotaExhausted",
@@ -592,6 +671,7 @@ __all__ = [
     "RateLimited",
     "ReadError",
     "Rejected",
+    "RunawayAnswer",
     "ServerError",
     "Shed",
     "StoreUnavailable",

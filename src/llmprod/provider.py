@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import partial
 from typing import Any, ClassVar, Protocol, runtime_checkable
 from weakref import ref
 
-from llmprod.context import Context
+from llmprod.context import Context, Fare
 from llmprod.cost import CostSource
 from llmprod.errors import TruncatedAnswer, UnsupportedParameter
 from llmprod.events import CONTENT, Event
@@ -189,6 +190,7 @@ class BaseProvider(ABC):
 
     async def send(self, request: Request, context: Context) -> Response:
         """Answer ``request``; every attempt is recorded in ``context.trace``."""
+        fares = await _admitted(self, request, context) if context.tolls and not self.free else ()
         clock, started = context.clock, context.call.started
         attempt = context.call.trace.begin(self.name, clock.now() - started)
         try:
@@ -199,10 +201,14 @@ class BaseProvider(ABC):
         except Exception as error:
             attempt.failed(error, clock.now() - started)
             self._over(context, attempt, request, None, error)
+            for fare in fares:
+                fare.failed(error)
             raise
         except BaseException as error:
             attempt.failed(error, clock.now() - started, state="cancelled")
             self._over(context, attempt, request, None, error)
+            for fare in fares:
+                fare.failed(error)
             raise
         response.deployment = self.identity
         if not response.closed:
@@ -218,6 +224,8 @@ class BaseProvider(ABC):
             self._over(context, attempt, request, answer, outcome.error)
 
         response.on_close(ended)
+        for fare in fares:
+            response.on_close(partial(fare.ended, weakly))
         return response
 
     def _over(
@@ -239,6 +247,19 @@ class BaseProvider(ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
+
+
+async def _admitted(provider: Provider, request: Request, context: Context) -> Sequence[Fare]:
+    """Pay every toll of the call, or none."""
+    fares: list[Fare] = []
+    try:
+        for toll in context.tolls:
+            fares.append(await toll.admit(provider, request, context))  # noqa: PERF401 - what is paid must be known
+    except BaseException:
+        for fare in fares:
+            fare.refund()
+        raise
+    return fares
 
 
 class _Prefetched(WrappedSource):

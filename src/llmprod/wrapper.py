@@ -28,6 +28,7 @@ class Phase(IntEnum):
     INPUT_GUARD = 400
     CACHE = 500
     OUTPUT_GUARD = 600
+    MAX_TOKENS = 640
     CONTEXT_WINDOW = 650
     BUDGET = 700
     RESUME = 750

@@ -1,0 +1,135 @@
+"""What an attempt may cost at most, and what it did cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from decimal import Decimal
+from math import ceil
+from typing import Any, TypeAlias, cast
+
+from llmprod.errors import InvalidArgument
+from llmprod.mechanisms.budget import nano
+from llmprod.mechanisms.token_estimate import rough_tokens
+from llmprod.provider import Provider
+from llmprod.request import EmbedRequest, Request
+from llmprod.usage import Usage
+
+__all__ = ["Price", "Prices", "Quotes", "prices", "prompt_bound"]
+
+Price: TypeAlias = Callable[[str, str, Usage], "Decimal | None"]
+"""Returns the US dollars that ``usage`` of a provider's model costs, or None where no price is known."""
+Prices: TypeAlias = Mapping[str, tuple[Any, ...]]
+"""US dollars a million tokens of prompt and answer, by target: ``{"openai:gpt-5-mini": ("0.25", "2")}``."""
+
+_MILLION = Decimal(10) ** 6
+_WRITES = ("cache_write", "cache_write_5m", "cache_write_30m", "cache_write_1h", "cache_write_12h")
+
+
+def prompt_bound(request: Request) -> int:
+    """Return a number of prompt tokens that a request is rarely above: twice the usual for its length."""
+    return ceil(2 * rough_tokens(request))
+
+
+def prices(price: Price | Prices | None) -> Price:
+    """Return a mapping of prices as a function.
+
+    Raises:
+        InvalidArgument: neither, or what stands in the mapping is no price.
+    """
+    if callable(price):
+        return price
+    allowed = "a function of provider, model and usage, or {'provider:model': ('dollars a million', 'of the answer')}"
+    if not isinstance(price, Mapping) or not price:
+        raise InvalidArgument("price", type(price).__name__, allowed)
+    known: dict[str, tuple[Decimal, Decimal]] = {}
+    for target, pair in price.items():
+        try:
+            told, answered = (Decimal(str(value)) / _MILLION for value in pair)
+        except (ArithmeticError, TypeError, ValueError):
+            raise InvalidArgument("price", repr(pair)[:40], allowed) from None
+        if not (told.is_finite() and answered.is_finite() and told >= 0 and answered >= 0):
+            raise InvalidArgument("price", repr(pair)[:40], allowed)
+        known[target] = told, answered
+
+    def cost(provider: str, model: str, usage: Usage) -> Decimal | None:
+        found = known.get(f"{provider}:{model}") or known.get(model) or known.get(provider)
+        return None if found is None else found[0] * usage.total_input + found[1] * usage.total_output
+
+    return cost
+
+
+class Quotes:
+    """Asks a price for an attempt, before and after.
+
+    Args:
+        price: the price.
+        tokens: prompt tokens at most.
+        assume_output: answer tokens at most of a request that sets no ``max_tokens``.
+        output_limit: the same by provider and model, where it is known.
+        cache_writes: the prompt may be written to the provider's cache, which can be dearer than to read it.
+    """
+
+    def __init__(
+        self,
+        price: Price,
+        tokens: Callable[[Request], int],
+        *,
+        assume_output: int,
+        output_limit: Callable[[str, str], int | None] | None,
+        cache_writes: bool,
+    ) -> None:
+        self._price = price
+        self._tokens = tokens
+        self._assume_output = assume_output
+        self._output_limit = output_limit
+        self._cache_writes = cache_writes
+
+    def prompt(self, request: Request) -> int:
+        """Return the most prompt tokens that ``request`` is taken to have."""
+        return ceil(self._tokens(request))
+
+    def bound(self, provider: Provider, request: Request, prompt: int) -> Usage:
+        """Return the most that an attempt at ``provider`` is taken to use."""
+        if isinstance(request, EmbedRequest):
+            return Usage(input=prompt, estimated=True)
+        most = cast("int | None", getattr(request, "max_tokens", None))
+        if most is None and self._output_limit is not None:
+            most = self._output_limit(*named(provider))
+        return Usage(input=prompt, output=most or self._assume_output, estimated=True)
+
+    def before(self, provider: Provider, most: Usage) -> int | None:
+        """Return what an attempt at ``provider`` may cost, in nano-dollars; None where no price is known."""
+        kind, model = named(provider)
+        cost = self._cost(kind, model, most)
+        if cost is None:
+            # An engine of this process that knows its own price tells afterwards; nobody can say before.
+            return 0 if getattr(provider, "price_per_hour", None) is not None else None
+        if self._cache_writes:
+            for bucket in _WRITES:
+                usage = replace(most, input=0, **cast("dict[str, Any]", {bucket: most.input}))
+                cost = max(cost, self._cost(kind, model, usage) or cost)
+        return nano(cost)
+
+    def after(self, provider: Provider, model: str | None, usage: Usage) -> int | None:
+        """Return what ``usage`` cost, in nano-dollars; None where no price is known."""
+        kind, asked = named(provider)
+        cost = self._cost(kind, model, usage) if model and model != asked else None
+        if cost is None:  # a dated name of the model that was asked for
+            cost = self._cost(kind, asked, usage)
+        return None if cost is None else nano(cost)
+
+    def _cost(self, provider: str, model: str, usage: Usage) -> Decimal | None:
+        cost: Any = self._price(provider, model, usage)
+        if cost is not None and not (isinstance(cost, Decimal) and cost.is_finite() and cost >= 0):
+            raise InvalidArgument("price", repr(cost)[:40], "a function that returns a Decimal of 0 or more, or None")
+        return cost
+
+
+def named(provider: Provider) -> tuple[str, str]:
+    """Return a target's provider and model, by its attributes or by its name."""
+    kind, model = getattr(provider, "kind", None), getattr(provider, "model", None)
+    if isinstance(kind, str) and isinstance(model, str):
+        return kind, model
+    first, _, rest = provider.name.partition(":")
+    return first, rest
