@@ -18,11 +18,14 @@ from llmprod import (
     InvalidArgument,
     LoopClock,
     Overloaded,
+    Price,
+    PriceBook,
     Provider,
     ReadError,
     Resume,
     Retry,
     ServerError,
+    Simulated,
     Static,
     StreamInterrupted,
     Usage,
@@ -112,7 +115,7 @@ def test_options_are_checked():
         ({"price": {"a": (-1, 1)}}, "price"),
         ({"price": {"a": 1}}, "price"),
         ({"tokens": 3}, "tokens"),
-        ({"price": None}, "price"),
+        ({"price": 3}, "price"),
         ({"on_soft": 3}, "on_soft"),
         ({"output_limit": 3}, "output_limit"),
         ({"cheaper": "a"}, "cheaper"),
@@ -758,3 +761,23 @@ async def test_many_at_once_never_overshoot(request_):
     assert ends["ok"] > 20
     assert ends["refused"] > 20
     assert dollars(spent * 1000) <= Decimal("0.005")
+
+
+async def test_a_price_book_and_a_count_of_tokens_stand_behind_it() -> None:
+    book = PriceBook({"simulated:instant": Price(input=2, output=8)}, prices="none")
+    for kept in (Budget(BudgetLimit("0.01"), price=book), Budget(BudgetLimit("0.0001"), price=book)):
+        async with AsyncClient(kept(Simulated("instant"))) as client:
+            if kept.limits[0].amount == Decimal("0.01"):
+                answer = await client.generate("Hello", max_tokens=20)
+                assert answer.usage is not None
+                spent = (await kept.state())[0].spent
+                assert spent == Decimal(2 * answer.usage.total_input + 8 * answer.usage.total_output) / 10**6
+            else:
+                with pytest.raises(BudgetExceeded):
+                    await client.generate("Hello", max_tokens=20)
+    unknown = Budget(BudgetLimit(1), price=PriceBook(prices="snapshot"))
+    async with AsyncClient(unknown(Simulated("instant"))) as client:
+        with pytest.raises(PriceUnknown):
+            await client.generate("Hello", max_tokens=20)
+    assert unknown.book is not None
+    assert unknown.book.loaded, "not on the event loop"

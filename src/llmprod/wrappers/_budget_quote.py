@@ -10,9 +10,10 @@ from typing import Any, TypeAlias, cast
 
 from llmprod.errors import InvalidArgument
 from llmprod.mechanisms.budget import nano
-from llmprod.mechanisms.token_estimate import rough_tokens
+from llmprod.pricing import PriceBook
 from llmprod.provider import Provider
-from llmprod.request import EmbedRequest, Request
+from llmprod.request import EmbedRequest, GenerateRequest, Request
+from llmprod.tokens import default_counter
 from llmprod.usage import Usage
 
 __all__ = ["Price", "Prices", "Quotes", "prices", "prompt_bound"]
@@ -27,19 +28,29 @@ _WRITES = ("cache_write", "cache_write_5m", "cache_write_30m", "cache_write_1h",
 
 
 def prompt_bound(request: Request) -> int:
-    """Return a number of prompt tokens that a request is rarely above: twice the usual for its length."""
-    return ceil(2 * rough_tokens(request))
+    """Return a number of prompt tokens that a request is rarely above, by what its texts are made of.
+
+    0 for what can't be looked into, a decorated function's call.
+    """
+    if not isinstance(request, (GenerateRequest, EmbedRequest)):
+        return 0
+    return default_counter().estimate(request).upper_bound
 
 
-def prices(price: Price | Prices | None) -> Price:
-    """Return a mapping of prices as a function.
+def prices(price: PriceBook | Price | Prices) -> Price:
+    """Return a book or a mapping of prices as a function.
 
     Raises:
-        InvalidArgument: neither, or what stands in the mapping is no price.
+        InvalidArgument: none of them, or what stands in the mapping is no price.
     """
+    if isinstance(price, PriceBook):
+        return lambda provider, model, usage: price.cost(usage, provider=provider, model=model).amount
     if callable(price):
         return price
-    allowed = "a function of provider, model and usage, or {'provider:model': ('dollars a million', 'of the answer')}"
+    allowed = (
+        "a PriceBook, a function of provider, model and usage, or "
+        "{'provider:model': ('dollars a million', 'of the answer')}"
+    )
     if not isinstance(price, Mapping) or not price:
         raise InvalidArgument("price", type(price).__name__, allowed)
     known: dict[str, tuple[Decimal, Decimal]] = {}
@@ -127,9 +138,7 @@ class Quotes:
 
 
 def named(provider: Provider) -> tuple[str, str]:
-    """Return a target's provider and model, by its attributes or by its name."""
-    kind, model = getattr(provider, "kind", None), getattr(provider, "model", None)
-    if isinstance(kind, str) and isinstance(model, str):
-        return kind, model
+    """Return a target's provider and model, by what its prices go by or by its name."""
+    kind, model, _ = cast("tuple[Any, Any, Any]", getattr(provider, "priced_as", (None, None, None)))
     first, _, rest = provider.name.partition(":")
-    return first, rest
+    return kind or first, model or rest

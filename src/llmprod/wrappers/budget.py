@@ -16,12 +16,15 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, ClassVar, Literal, TypeAlias
 
+import anyio.to_thread
+
 from llmprod import _validate
 from llmprod.context import Context
 from llmprod.decisions import BudgetPassedSoft, BudgetStoreChanged
 from llmprod.errors import AllTargetsFailed, BudgetExceeded, InvalidArgument, Rejected, UnsupportedParameter
 from llmprod.mechanisms.budget import BudgetLimit, dollars
 from llmprod.mechanisms.budget_store import Bound, BudgetStore, Level
+from llmprod.pricing import PriceBook
 from llmprod.provider import BaseProvider, Provider
 from llmprod.request import GenerateRequest, Request
 from llmprod.response import Response
@@ -66,9 +69,10 @@ class Budget(Wrapper):
 
     Args:
         limits: one or more :class:`BudgetLimit`; a call must find room in all of them.
-        price: US dollars of a usage, as a function of provider, model and :class:`Usage` that returns None where it
-            knows no price; or a mapping of targets to dollars a million tokens of prompt and answer. Has to be given.
-        tokens: prompt tokens of a request at most (default: twice what its length suggests).
+        price: US dollars of a usage: a :class:`PriceBook` (default: one of its own); a function of provider, model and
+            :class:`Usage` that returns None where it knows no price; or a mapping of targets to dollars a million
+            tokens of prompt and answer.
+        tokens: prompt tokens of a request at most (default: the ``upper_bound`` of :func:`llmprod.count_tokens`).
         store: where it is kept (default: this process): :class:`MemoryBudgets` shared with other stacks,
             :class:`llmprod.stores.disk_budgets.DiskBudgets`, :class:`llmprod.stores.redis_budgets.RedisBudgets`.
         on_soft: is told the first time that a period's soft limit is passed, in this process; must not await.
@@ -95,7 +99,7 @@ class Budget(Wrapper):
     def __init__(
         self,
         *limits: BudgetLimit,
-        price: Price | Prices | None = None,
+        price: PriceBook | Price | Prices | None = None,
         tokens: Callable[[Request], int] | None = None,
         store: BudgetStore | None = None,
         on_soft: OnSoft | None = None,
@@ -128,7 +132,9 @@ class Budget(Wrapper):
         if cut_streams not in ("estimate", "keep"):
             raise InvalidArgument("cut_streams", repr(cut_streams)[:40], "estimate, keep")
         self.limits: tuple[BudgetLimit, ...] = limits
-        self.price: Price = prices(price)
+        given = PriceBook() if price is None else price
+        self.book: PriceBook | None = given if isinstance(given, PriceBook) else None
+        self.price: Price = prices(given)
         self.tokens: Callable[[Request], int] = tokens if tokens is not None else prompt_bound
         self.store: BudgetStore = store if store is not None else MemoryBudgets()
         self.on_soft = on_soft
@@ -196,6 +202,8 @@ class _BudgetProvider(WrappedProvider):
         wrapper = self.wrapper
         if wrapper.set_max_tokens and isinstance(request, GenerateRequest) and request.max_tokens is None:
             request = replace(request, max_tokens=wrapper.assume_output)
+        if wrapper.book is not None and not wrapper.book.loaded:
+            await anyio.to_thread.run_sync(wrapper.book.load)  # most of a second with genai-prices
         toll = CallToll(self, request, context)
         try:
             target = await self._reserve(toll, request, context)
