@@ -92,8 +92,8 @@ def cached_content_saves(
 ) -> Decimal:
     """Return what explicitly cached content (Gemini) saves against sending its tokens with each call, in US dollars.
 
-    Making it costs its tokens once as fresh ones, keeping it ``storage`` an hour, and each call reads it. Negative where
-    it costs more than it saves. Against *implicit* caching, which costs nothing and often hits, it saves less.
+    Making it costs its tokens once as fresh ones, keeping it ``storage`` an hour, and each call reads it. Negative
+    where it costs more than it saves. Against *implicit* caching, which costs nothing and often hits, it saves less.
 
     Args:
         prices: of the model.

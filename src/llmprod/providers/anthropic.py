@@ -116,6 +116,7 @@ class Anthropic(HTTPProvider):
             key=api_key,
             authorize=lambda key: ("x-api-key", key),
             http=http,
+            prompt_cache="anthropic",
         )
 
 
