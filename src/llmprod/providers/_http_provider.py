@@ -116,6 +116,11 @@ class HTTPProvider(BaseProvider):
         return self._capabilities
 
     @property
+    def wire_format(self) -> str:
+        """The key of its data in the parts' ``meta``, such as ``openai-chat``."""
+        return self._codec.format
+
+    @property
     def identity(self) -> Hashable:
         """Provider, address, model and credential; the credential only as a digest."""
         return (self.kind, self.base_url, self.model, self._credential)
