@@ -1,8 +1,11 @@
 """What was seen of how prompts are used again: how long the gaps are, and whether conversations go on.
 
-Both decide what a write into a prompt cache is worth. With ``w`` and ``r`` for the prices of a written and a read token
-(1 for a plain one), an entry of five minutes costs ``w5 = 1.25`` again after each gap longer than that and ``r = 0.1``
-otherwise; one of an hour costs ``w60 = 2`` after a gap longer than an hour. The cheaper of the two expected costs wins.
+Both decide what a write into a prompt cache is worth. With the prices of a plain token for 1, of one that is written
+``w`` and of one that is read ``r``: an entry that lives for five minutes (``w = 1.25``) is written again, with all that
+came to it, after each gap longer than that, and read (``r = 0.1``) otherwise; so is one of an hour (``w = 2``) after a
+gap longer than an hour. With one first write for each, the cheaper sum over the gaps that were seen wins. What a turn
+adds to a conversation is written in any case, so the hour pays later there than for what never changes.
+
 A message that nobody continues is written for nothing: marking it pays if a share of more than ``(w - 1) / (w - r)`` of
 the conversations goes on (22% for five minutes).
 """
@@ -35,25 +38,28 @@ class Seen:
         total: gaps.
         long: of them, those longer than five minutes.
         lost: of them, those longer than an hour.
+        grown: sum of what came to it after each, as a share of what was there.
     """
 
     total: float = 0.0
     long: float = 0.0
     lost: float = 0.0
+    grown: float = 0.0
 
-    def add(self, gap: float) -> None:
-        """Note a gap of so many seconds."""
+    def add(self, gap: float, grown: float = 0.0) -> None:
+        """Note a gap of so many seconds, after which a share of ``grown`` came to it."""
         self.total = self.total * _KEEP + 1
         self.long = self.long * _KEEP + (gap > _MINUTES)
         self.lost = self.lost * _KEEP + (gap > _HOUR)
+        self.grown = self.grown * _KEEP + grown
 
     @property
     def lifetime(self) -> Lifetime:
         """The cheaper one; five minutes until there are gaps to judge by."""
         if self.total < _LEAST_GAPS:
             return "5m"
-        short = self.long * _WRITE_5M + (self.total - self.long) * _READ
-        hour = self.lost * _WRITE_1H + (self.total - self.lost) * _READ
+        short = (1 + self.long + self.grown) * _WRITE_5M + (self.total - self.long) * _READ
+        hour = (1 + self.lost + self.grown) * _WRITE_1H + (self.total - self.lost) * _READ
         return "1h" if hour < short else "5m"
 
 
@@ -71,7 +77,7 @@ class _Prefix:
 @dataclass(slots=True)
 class _Talk:
     last: float
-    messages: int
+    tokens: float
     continued: bool = False
 
 
@@ -89,13 +95,13 @@ class CacheHabits:
         self._prefixes: OrderedDict[str, _Prefix] = OrderedDict()
         self._conversations: OrderedDict[str, _Talk] = OrderedDict()
 
-    def sent(self, prefix: str, conversation: str, messages: int) -> None:
+    def sent(self, prefix: str, conversation: str, tokens: float) -> None:
         """Note a call.
 
         Args:
             prefix: digest of what is stable.
             conversation: digest of it and the first message after it.
-            messages: how many messages the prompt has, so that the same prompt sent again is no next turn.
+            tokens: about how many tokens the prompt has; one that is no longer than before is no next turn.
         """
         now = self._clock.now()
         known = self._prefixes.get(prefix)
@@ -112,13 +118,13 @@ class CacheHabits:
         if talk is None:
             known.begun = known.begun * _KEEP + 1
             known.continued *= _KEEP
-            self._conversations[conversation] = _Talk(now, messages)
+            self._conversations[conversation] = _Talk(now, tokens)
             if len(self._conversations) > self._at_most:
                 self._conversations.popitem(last=False)
             return
-        if messages > talk.messages:
-            known.turns.add(now - talk.last)
-            talk.messages = messages
+        if tokens > talk.tokens:
+            known.turns.add(now - talk.last, tokens / talk.tokens - 1 if talk.tokens else 0.0)
+            talk.tokens = tokens
             if not talk.continued:
                 talk.continued = True
                 known.continued += 1
