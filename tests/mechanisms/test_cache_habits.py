@@ -58,11 +58,11 @@ def test_conversations() -> None:
         habits.sent("p", f"c{number}", 100)
         habits.sent("p", f"c{number}", 100)  # the same prompt again is no next turn
     assert not habits.goes_on("p", 1.25)
-    for number in range(12):
+    for number in range(8):
         habits.sent("p", f"c{number}", 200)
     assert habits.goes_on("p", 1.25)
-    assert not habits.goes_on("p", 2.0)  # 12 of 25 is less than 53%
-    for number in range(12, 20):
+    assert not habits.goes_on("p", 2.0)  # 8 of 25 is less than 53%
+    for number in range(8, 20):
         habits.sent("p", f"c{number}", 200)
         habits.sent("p", f"c{number}", 300)  # a third turn does not count twice
     assert habits.goes_on("p", 2.0)

@@ -24,10 +24,11 @@ Lifetime = Literal["5m", "1h"]
 
 _MINUTES, _HOUR = 300.0, 3600.0
 _WRITE_5M, _WRITE_1H, _READ = 1.25, 2.0, 0.1  # Anthropic's; no other API lets one choose
-_LEAST_GAPS = 3.0
-_LEAST_CONVERSATIONS = 20.0
 _KEEP = 0.98
 """What one more sample leaves of the weight of those before: the last fifty count."""
+_LEAST_GAPS = (1 - _KEEP**3) / (1 - _KEEP)  # three
+_LEAST_CONVERSATIONS = (1 - _KEEP**20) / (1 - _KEEP)  # twenty
+_ROUNDING = 1e-9
 
 
 @dataclass(slots=True)
@@ -56,7 +57,7 @@ class Seen:
     @property
     def lifetime(self) -> Lifetime:
         """The cheaper one; five minutes until there are gaps to judge by."""
-        if self.total < _LEAST_GAPS:
+        if self.total < _LEAST_GAPS - _ROUNDING:
             return "5m"
         short = (1 + self.long + self.grown) * _WRITE_5M + (self.total - self.long) * _READ
         hour = (1 + self.lost + self.grown) * _WRITE_1H + (self.total - self.lost) * _READ
@@ -147,6 +148,6 @@ class CacheHabits:
             write: price of a written token by that of a plain one.
         """
         known = self._prefixes.get(prefix)
-        if known is None or known.begun < _LEAST_CONVERSATIONS:
+        if known is None or known.begun < _LEAST_CONVERSATIONS - _ROUNDING:
             return True
         return known.continued / known.begun > (write - 1) / (write - _READ)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from llmprod.errors import InvalidArgument
 from llmprod.mechanisms.cache_prices import CachePrices
@@ -94,18 +94,22 @@ def as_prices(given: PricesGiven) -> Callable[[str, Usage], Decimal | None] | No
     if isinstance(given, CachePrices):
         return lambda _name, usage: given.cost(usage)
     if isinstance(given, Mapping):
-        for name, prices in given.items():
-            if not isinstance(prices, CachePrices):
-                raise InvalidArgument(f"prices[{name!r}]"[:60], type(prices).__name__, "CachePrices")
-
-        def by_name(name: str, usage: Usage) -> Decimal | None:
-            found = given.get(name) or given.get(name.partition(":")[2])
-            return None if found is None else found.cost(usage)
-
-        return by_name
+        return _by_name(cast("Mapping[str, CachePrices]", given))
     if not callable(given):
         raise InvalidArgument("prices", type(given).__name__, "CachePrices, a dict of them, a function, or None")
     return given
+
+
+def _by_name(prices: Mapping[str, CachePrices]) -> Callable[[str, Usage], Decimal | None]:
+    for name, one in prices.items():
+        if not isinstance(one, CachePrices):
+            raise InvalidArgument(f"prices[{name!r}]"[:60], type(one).__name__, "CachePrices")
+
+    def price(name: str, usage: Usage) -> Decimal | None:
+        found = prices.get(name) or prices.get(name.partition(":")[2])
+        return None if found is None else found.cost(usage)
+
+    return price
 
 
 class CacheLedger:
@@ -131,7 +135,7 @@ class CacheLedger:
         if usage is None:
             self.stats += CacheStats(unknown=1)
             return
-        written = _written(usage)
+        written = usage.cache_written
         missed = round(expected) if not usage.cache_read else 0
         cost = uncached = None
         if self._price is not None:
@@ -151,16 +155,10 @@ class CacheLedger:
         )
 
 
-def _written(usage: Usage) -> int:
-    return (
-        usage.cache_write + usage.cache_write_5m + usage.cache_write_30m + usage.cache_write_1h + usage.cache_write_12h
-    )
-
-
 def _uncached(usage: Usage) -> Usage:
     """The same call where nothing is ever cached: all of it is plain input."""
     return Usage(
-        input=usage.input + usage.cache_read + _written(usage),
+        input=usage.input + usage.cache_read + usage.cache_written,
         input_audio=usage.input_audio,
         input_image=usage.input_image,
         tool_prompt=usage.tool_prompt,

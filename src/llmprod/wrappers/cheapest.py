@@ -64,9 +64,8 @@ class Cheapest(Router):
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         super().__init__(targets, classify=classify, clock=clock)
-        given: Any = prices
-        if not isinstance(given, Sequence) or not all(isinstance(one, CachePrices) for one in prices):
-            raise InvalidArgument("prices", type(given).__name__, "CachePrices for each target")
+        if not isinstance(prices, Sequence) or not all(isinstance(one, CachePrices) for one in prices):
+            raise InvalidArgument("prices", type(prices).__name__, "CachePrices for each target")
         if len(prices) != len(targets):
             raise InvalidArgument("prices", f"{len(prices)} of them", f"one for each of {len(targets)} targets")
         _validate.between("output", output, 0, float("inf"), optional=True)
@@ -74,7 +73,7 @@ class Cheapest(Router):
             raise InvalidArgument("targets", "the same provider twice", "different providers")
         self.prices: tuple[CachePrices, ...] = tuple(prices)
         self.output = output
-        self.warmth: Warmth = warmth or Warmth(clock=clock)
+        self.warmth: Warmth = Warmth(clock=clock) if warmth is None else warmth
         self._mean = _FIRST_OUTPUT if output is None else output
         self._answers = 0
         self._caching = [_caching(target) for target in targets]
@@ -126,9 +125,10 @@ class Cheapest(Router):
         rules = self._rules[place]
         if self._caching[place] is None and rules.style not in ("none", "anthropic"):
             name, cuts = self.targets[place].name, prefix_chain(request)
-            if not usage.cache_read and self.warmth.warm(name, cuts) >= max(rules.minimum, 1):
+            missed = not usage.cache_read and self.warmth.warm(name, cuts) >= max(rules.minimum, 1)
+            if missed:
                 self.warmth.missed(name, cuts)
-            if usage.total_input >= rules.minimum:
+            if usage.total_input >= rules.minimum and not (missed and not usage.cache_written):
                 self.warmth.served(name, cuts, rules.lifetime)
 
 

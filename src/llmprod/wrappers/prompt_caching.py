@@ -122,7 +122,7 @@ class PromptCaching(Wrapper):
         self.lint = lint
         self.price = as_prices(prices)
         self.clock = clock
-        self.warmth: Warmth = warmth or Warmth(clock=clock)
+        self.warmth: Warmth = Warmth(clock=clock) if warmth is None else warmth
         self._ledgers: dict[str, CacheLedger] = {}
 
     def wrap(self, inner: Provider) -> Provider:
@@ -201,9 +201,11 @@ class _CachingProvider(WrappedProvider):
             self.wrapper.ledger(self.name).add(usage, told)
             if usage is None or self.rules.style == "none":
                 return
-            if told and not usage.cache_read:
+            missed = told > 0 and not usage.cache_read
+            if missed:
                 self.wrapper.warmth.missed(self.name, cuts)
-            if shape.kept and usage.total_input >= self.rules.minimum:
+            # A cache that has just failed and wrote nothing is not believed to have it now.
+            if shape.kept and usage.total_input >= self.rules.minimum and not (missed and not usage.cache_written):
                 self.wrapper.warmth.served(self.name, shape.kept, shape.lifetime)
 
         response.on_close(ended)
