@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 from llmprod.errors import InvalidArgument
 from llmprod.mechanisms.cache_prices import CachePrices
@@ -93,11 +93,11 @@ def as_prices(given: PricesGiven) -> Callable[[str, Usage], Decimal | None] | No
         return None
     if isinstance(given, CachePrices):
         return lambda _name, usage: given.cost(usage)
-    if isinstance(given, Mapping):
-        return _by_name(cast("Mapping[str, CachePrices]", given))
-    if not callable(given):
+    if callable(given):
+        return given
+    if not isinstance(given, Mapping):
         raise InvalidArgument("prices", type(given).__name__, "CachePrices, a dict of them, a function, or None")
-    return given
+    return _by_name(given)
 
 
 def _by_name(prices: Mapping[str, CachePrices]) -> Callable[[str, Usage], Decimal | None]:

@@ -80,7 +80,7 @@ def _claude_minimum(model: str) -> int:
 def _gemini_minimum(model: str) -> int:
     """Google's table has changed three times in a year; the larger of its values where they differ."""
     found = _GEMINI.search(model)
-    version: tuple[int, int] = (int(found[1]), int(found[2] or 0)) if found is not None else (0, 0)
-    if version >= (3, 1) or "pro" in model:
+    version = 0.0 if found is None else int(found[1]) + int(found[2] or 0) / 100
+    if version > 3 or "pro" in model:
         return 4096
-    return 1024 if version >= (3, 0) else 2048
+    return 1024 if version == 3 else 2048
