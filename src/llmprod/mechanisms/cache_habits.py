@@ -1,13 +1,13 @@
 """What was seen of how prompts are used again: how long the gaps are, and whether conversations go on.
 
-Both decide what a write into a prompt cache is worth. With the prices of a plain token for 1, of one that is written
-``w`` and of one that is read ``r``: an entry that lives for five minutes (``w = 1.25``) is written again, with all that
-came to it, after each gap longer than that, and read (``r = 0.1``) otherwise; so is one of an hour (``w = 2``) after a
-gap longer than an hour. With one first write for each, the cheaper sum over the gaps that were seen wins. What a turn
-adds to a conversation is written in any case, so the hour pays later there than for what never changes.
+Both decide what a write into a prompt cache is worth. With the price of a plain token for 1, a token that lives for five
+minutes costs 1.25 when it is written, and one that lives for an hour 2; reading costs 0.1. So the hour costs 0.75 more
+for each token that is written, also of conversations that nobody continues, and for each that even an hour was too
+short for; it saves 1.15 for each token that is used again after more than five minutes and within an hour. It is taken
+where it would have saved more than it cost.
 
 A message that nobody continues is written for nothing: marking it pays if a share of more than ``(w - 1) / (w - r)`` of
-the conversations goes on (22% for five minutes).
+the conversations goes on, with the prices ``w`` of writing and ``r`` of reading (22% for five minutes).
 """
 
 from __future__ import annotations
@@ -26,42 +26,58 @@ _MINUTES, _HOUR = 300.0, 3600.0
 _WRITE_5M, _WRITE_1H, _READ = 1.25, 2.0, 0.1  # Anthropic's; no other API lets one choose
 _KEEP = 0.98
 """What one more sample leaves of the weight of those before: the last fifty count."""
-_LEAST_GAPS = (1 - _KEEP**3) / (1 - _KEEP)  # three
+_LEAST_USES = (1 - _KEEP**3) / (1 - _KEEP)  # three
 _LEAST_CONVERSATIONS = (1 - _KEEP**20) / (1 - _KEEP)  # twenty
 _ROUNDING = 1e-9
 
 
 @dataclass(slots=True)
 class Seen:
-    """Gaps between two uses of one thing, older ones counting less.
+    """The uses of what is kept together, older ones counting less; all but ``uses`` in tokens.
 
     Attributes:
-        total: gaps.
-        long: of them, those longer than five minutes.
-        lost: of them, those longer than an hour.
-        grown: sum of what came to it after each, as a share of what was there.
+        uses: how often something was used again.
+        written: what was new, and had to be written in any case.
+        late: what was used again after more than five minutes, and within an hour.
+        lost: what was used again later than that.
+        newest: what was new the last time.
     """
 
-    total: float = 0.0
-    long: float = 0.0
+    uses: float = 0.0
+    written: float = 0.0
+    late: float = 0.0
     lost: float = 0.0
-    grown: float = 0.0
+    newest: float = 0.0
 
-    def add(self, gap: float, grown: float = 0.0) -> None:
-        """Note a gap of so many seconds, after which a share of ``grown`` came to it."""
-        self.total = self.total * _KEEP + 1
-        self.long = self.long * _KEEP + (gap > _MINUTES)
-        self.lost = self.lost * _KEEP + (gap > _HOUR)
-        self.grown = self.grown * _KEEP + grown
+    def add(self, gap: float | None, before: float, new: float) -> None:
+        """Note a use.
+
+        Args:
+            gap: seconds since the last one; None for the first.
+            before: tokens that were there before.
+            new: tokens that came to it.
+        """
+        self.uses = self.uses * _KEEP + (gap is not None)
+        self.written = self.written * _KEEP + new
+        self.late = self.late * _KEEP + (before if gap is not None and _MINUTES < gap <= _HOUR else 0.0)
+        self.lost = self.lost * _KEEP + (before if gap is not None and gap > _HOUR else 0.0)
+        self.newest = new or self.newest
 
     @property
     def lifetime(self) -> Lifetime:
-        """The cheaper one; five minutes until there are gaps to judge by."""
-        if self.total < _LEAST_GAPS - _ROUNDING:
+        """The cheaper one; five minutes until there are three uses to judge by."""
+        if self.uses < _LEAST_USES - _ROUNDING:
             return "5m"
-        short = (1 + self.long + self.grown) * _WRITE_5M + (self.total - self.long) * _READ
-        hour = (1 + self.lost + self.grown) * _WRITE_1H + (self.total - self.lost) * _READ
-        return "1h" if hour < short else "5m"
+        # At least the newest has to be written: what was long ago must not decide for ever.
+        dearer = (_WRITE_1H - _WRITE_5M) * (max(self.written, self.newest) + self.lost)
+        return "1h" if (_WRITE_5M - _READ) * self.late > dearer else "5m"
+
+
+@dataclass(slots=True)
+class _Talk:
+    last: float
+    tokens: float
+    continued: bool = False
 
 
 class _Prefix:
@@ -73,13 +89,6 @@ class _Prefix:
         self.turns = Seen()
         self.begun = 0.0
         self.continued = 0.0
-
-
-@dataclass(slots=True)
-class _Talk:
-    last: float
-    tokens: float
-    continued: bool = False
 
 
 class CacheHabits:
@@ -96,12 +105,13 @@ class CacheHabits:
         self._prefixes: OrderedDict[str, _Prefix] = OrderedDict()
         self._conversations: OrderedDict[str, _Talk] = OrderedDict()
 
-    def sent(self, prefix: str, conversation: str, tokens: float) -> None:
+    def sent(self, prefix: str, conversation: str, stable: float, tokens: float) -> None:
         """Note a call.
 
         Args:
             prefix: digest of what is stable.
             conversation: digest of it and the first message after it.
+            stable: about how many tokens are stable.
             tokens: about how many tokens the prompt has; one that is no longer than before is no next turn.
         """
         now = self._clock.now()
@@ -112,19 +122,22 @@ class CacheHabits:
                 self._prefixes.popitem(last=False)
         else:
             self._prefixes.move_to_end(prefix)
-        if known.last is not None:
-            known.prefix.add(now - known.last)
+        if known.last is None:
+            known.prefix.add(None, 0.0, stable)
+        else:
+            known.prefix.add(now - known.last, stable, 0.0)
         known.last = now
         talk = self._conversations.get(conversation)
         if talk is None:
             known.begun = known.begun * _KEEP + 1
             known.continued *= _KEEP
+            known.turns.add(None, 0.0, tokens - stable)
             self._conversations[conversation] = _Talk(now, tokens)
             if len(self._conversations) > self._at_most:
                 self._conversations.popitem(last=False)
             return
         if tokens > talk.tokens:
-            known.turns.add(now - talk.last, tokens / talk.tokens - 1 if talk.tokens else 0.0)
+            known.turns.add(now - talk.last, talk.tokens - stable, tokens - talk.tokens)
             talk.tokens = tokens
             if not talk.continued:
                 talk.continued = True

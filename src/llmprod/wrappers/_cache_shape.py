@@ -71,7 +71,7 @@ class Shaper:
         prefix, conversation = cuts[stable].digest, cuts[min(stable + 1, len(cuts) - 1)].digest
         goes_on = self._goes_on(request, prefix)
         lifetimes = self._habits.lifetimes(prefix) if self._ttl == "auto" else (self._ttl, self._ttl)
-        self._habits.sent(prefix, conversation, cuts[-1].tokens)
+        self._habits.sent(prefix, conversation, cuts[stable].tokens, cuts[-1].tokens)
         style = self._rules.style
         if style == "anthropic":
             return self._anthropic(request, cuts, stable, goes_on, lifetimes)
