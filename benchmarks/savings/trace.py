@@ -1,11 +1,11 @@
 """From Mooncake's trace to prompts: turns of conversations whose earlier turns are repeated word for word.
 
-The trace (kvcache-ai/Mooncake, `conversation_trace.jsonl`, Apache-2.0, FAST'25; an hour of an assistant's traffic) tells
-of each call its time, the lengths of prompt and answer, and an id for each 512 tokens of the prompt, equal where all up
-to there is equal. A prompt that goes on from all whole blocks of an earlier one is its next turn: the earlier prompt,
-the earlier answer, and what the user said then. Of the turns found so, 92% have room for the answer that the trace tells
-of, which is how we know that they are turns. The first block, which all calls share, is the system message. A token is
-written as four letters.
+The trace (kvcache-ai/Mooncake, `conversation_trace.jsonl`, Apache-2.0, FAST'25; an hour of an assistant's traffic)
+tells of each call its time, the lengths of prompt and answer, and an id for each 512 tokens of the prompt, equal where
+all up to there is equal. A prompt that goes on from all whole blocks of an earlier one is its next turn: the earlier
+prompt, the earlier answer, and what the user said then. Of the turns found so, 92% have room for the answer that the
+trace tells of, which is how we know that they are turns. The first block, which all calls share, is the system
+message. A token is written as four letters.
 """
 
 from __future__ import annotations

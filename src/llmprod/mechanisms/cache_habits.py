@@ -1,10 +1,10 @@
 """What was seen of how prompts are used again: how long the gaps are, and whether conversations go on.
 
-Both decide what a write into a prompt cache is worth. With the price of a plain token for 1, a token that lives for five
-minutes costs 1.25 when it is written, and one that lives for an hour 2; reading costs 0.1. So the hour costs 0.75 more
-for each token that is written, also of conversations that nobody continues, and for each that even an hour was too
-short for; it saves 1.15 for each token that is used again after more than five minutes and within an hour. It is taken
-where it would have saved more than it cost.
+Both decide what a write into a prompt cache is worth. With the price of a plain token for 1, a token that lives for
+five minutes costs 1.25 when it is written, and one that lives for an hour 2; reading costs 0.1. So the hour costs 0.75
+more for each token that is written, also of conversations that nobody continues, and for each that even an hour was
+too short for; it saves 1.15 for each token that is used again after more than five minutes and within an hour. It is
+taken where it would have saved more than it cost.
 
 A message that nobody continues is written for nothing: marking it pays if a share of more than ``(w - 1) / (w - r)`` of
 the conversations goes on, with the prices ``w`` of writing and ``r`` of reading (22% for five minutes).

@@ -76,7 +76,10 @@ class CacheStats:
         told = f"{self.calls} calls: {self.read_share:.0%} of the prompt read, {self.written:,} tokens written"
         if self.misses:
             told += f", {self.misses} misses of {self.missed:,}"
-        return told if self.saved is None else f"{told}; ${self.saved:,.4f} of ${self.uncached:,.4f} saved"
+        if self.saved is None:
+            return told
+        verb = "saved" if self.saved >= 0 else "lost"
+        return f"{told}; ${abs(self.saved):,.4f} {verb} against ${self.uncached:,.4f} without"
 
 
 def _sum(one: Decimal | None, other: Decimal | None) -> Decimal | None:
