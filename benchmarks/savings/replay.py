@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from benchmarks.savings.trace import BLOCK, FIRST_TOKEN, Call
-from llmprod.mechanisms.cache_habits import CacheHabits
+from llmprod.mechanisms.cache_habits import CacheHabits, CacheWorth
 from llmprod.mechanisms.cache_prices import CachePrices
 from llmprod.mechanisms.cache_routing_key import CacheRoutingKey
 from llmprod.mechanisms.cache_rules import CacheRules, rules_for
@@ -188,12 +188,14 @@ def pay(calls: Sequence[Call], reach: Sequence[bool], target: Target, *, caching
     """Return the bill for the calls that reach the provider."""
     rules, clock, bill = rules_for(target.style, target.model), Now(), Bill()
     habits, key = CacheHabits(clock=clock), CacheRoutingKey("benchmark", clock=clock)
+    worth = CacheWorth(2 * rules.lifetime, clock=clock)
     shaper = Shaper(
         rules,
         target.style,
         "marks",
         habits,
         key,
+        worth,
         ttl=target.ttl,
         conversations="auto",
         retention=None,  # type: ignore[arg-type]
@@ -209,5 +211,8 @@ def pay(calls: Sequence[Call], reach: Sequence[bool], target: Target, *, caching
         request = call.request()
         cuts = prefix_chain(request)
         shape = shaper.shape(request, cuts, leading_system(request))
-        bill.add(cache.bill(call.at, call, shape.request, cuts, call.output), target.prices)
+        usage = cache.bill(call.at, call, shape.request, cuts, call.output)
+        if shape.marked and rules.write > 1:
+            worth.add(usage.cache_read, usage.cache_written, 2.0 if usage.cache_write_1h else rules.write)
+        bill.add(usage, target.prices)
     return bill

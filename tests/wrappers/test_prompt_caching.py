@@ -217,6 +217,28 @@ async def test_questions_that_nobody_continues_are_not_written() -> None:
     assert "cache_control" in last["system"][0]
 
 
+@pytest.mark.parametrize("model", ["claude-sonnet-5-5", "gpt-5.6"])
+async def test_where_nothing_ever_comes_again_the_fee_is_not_paid_for_ever(model: str) -> None:
+    vendor: Any = AnthropicVendor() if model.startswith("claude") else OpenAIVendor(breakpoints=True)
+    provider = caching(lint=False)(anthropic(vendor) if model.startswith("claude") else openai(vendor, model))
+    window = 600 if model.startswith("claude") else 3600
+
+    async def written(number: int) -> int:
+        await anyio.sleep(window / 30)
+        response = await send(provider, ask("Hello", system=f"It is {number}. {LONG}"))
+        return int(response.usage.cache_written)
+
+    first = [await written(number) for number in range(60)]
+    assert all(first[:30])
+    assert not any(first[31:])
+    await anyio.sleep(window)
+    assert await written(60)  # tried anew
+    for _ in range(60):  # what comes again is worth it
+        await anyio.sleep(window / 30)
+        response = await send(provider, ask("Hello"))
+    assert response.usage.cache_read > 2800
+
+
 async def test_stable_messages_of_ones_own() -> None:
     vendor = AnthropicVendor()
     document = Message.user(LONG)

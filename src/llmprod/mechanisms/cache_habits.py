@@ -18,7 +18,7 @@ from typing import Literal
 
 from llmprod.clock import SYSTEM_CLOCK, Clock
 
-__all__ = ["CacheHabits", "Lifetime", "Seen"]
+__all__ = ["CacheHabits", "CacheWorth", "Lifetime", "Seen"]
 
 Lifetime = Literal["5m", "1h"]
 
@@ -29,6 +29,7 @@ _KEEP = 0.98
 _LEAST_USES = (1 - _KEEP**3) / (1 - _KEEP)  # three
 _LEAST_CONVERSATIONS = (1 - _KEEP**20) / (1 - _KEEP)  # twenty
 _ROUNDING = 1e-9
+_LEAST_CALLS = 20
 
 
 @dataclass(slots=True)
@@ -164,3 +165,49 @@ class CacheHabits:
         if known is None or known.begun < _LEAST_CONVERSATIONS - _ROUNDING:
             return True
         return known.continued / known.begun > (write - 1) / (write - _READ)
+
+
+class CacheWorth:
+    """Tells whether writing pays at a target at all.
+
+    Where prompts never come again (a time at their beginning, another text each time) every write is a fee for nothing,
+    and no single prefix has a history that would tell. So all writes of a while are weighed, long enough for what was
+    written at its beginning to be read: if the reads saved less than the writes cost, nothing is written for the next
+    while, and then it is tried anew.
+
+    Args:
+        window: seconds that are weighed, and then without writing (default 600: twice Anthropic's five minutes).
+        clock: time.
+    """
+
+    def __init__(self, window: float = 600.0, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._window = window
+        self._clock = clock
+        self._until = float("-inf")
+        self._begun: float | None = None
+        self._calls = 0
+        self._net = 0.0
+
+    def add(self, read: float, written: float, write: float) -> None:
+        """Note a call that was marked.
+
+        Args:
+            read: its tokens that were read.
+            written: its tokens that were written.
+            write: price of a written token by that of a plain one.
+        """
+        now = self._clock.now()
+        if self._begun is None:
+            self._begun = now
+        self._calls += 1
+        self._net += read * (1 - _READ) - written * (write - 1)
+        if now - self._begun < self._window or self._calls < _LEAST_CALLS:
+            return
+        if self._net < 0:
+            self._until = now + self._window
+        self._begun, self._calls, self._net = None, 0, 0.0
+
+    @property
+    def pays(self) -> bool:
+        """Write."""
+        return self._clock.now() >= self._until

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from llmprod.mechanisms.cache_habits import CacheHabits, Lifetime
+from llmprod.mechanisms.cache_habits import CacheHabits, CacheWorth, Lifetime
 from llmprod.mechanisms.cache_plan import Mark, anthropic_marks, breakpoint_marks, has_marks, marked
 from llmprod.mechanisms.cache_routing_key import CacheRoutingKey
 from llmprod.mechanisms.cache_rules import CacheRules
@@ -26,11 +26,13 @@ class Shape:
         request: with marks and keys.
         kept: the cuts up to which the provider's cache will have it, if it is long enough.
         lifetime: seconds for which, from its last use.
+        marked: it holds marks of ours, or may be written without any.
     """
 
     request: GenerateRequest
     kept: Sequence[Cut]
     lifetime: float
+    marked: bool = False
 
 
 class Shaper:
@@ -42,6 +44,7 @@ class Shaper:
         fmt: its wire format's name in ``meta``.
         habits: what was seen of its calls; each call that is shaped is noted.
         key: makes its ``prompt_cache_key``.
+        worth: tells whether writing pays.
         ttl, conversations, retention: options of :class:`llmprod.PromptCaching`.
     """
 
@@ -52,6 +55,7 @@ class Shaper:
         fmt: str,
         habits: CacheHabits,
         key: CacheRoutingKey,
+        worth: CacheWorth,
         *,
         ttl: Literal["5m", "1h", "auto"],
         conversations: bool | Literal["auto"],
@@ -62,6 +66,7 @@ class Shaper:
         self._format = fmt
         self._habits = habits
         self._key = key
+        self._worth = worth
         self._ttl: Literal["5m", "1h", "auto"] = ttl
         self._conversations: bool | Literal["auto"] = conversations
         self._retention = retention
@@ -96,12 +101,14 @@ class Shaper:
     ) -> Shape:
         if has_marks(request, self._format, self._extra, "cache_control"):
             return Shape(request, cuts, _SECONDS["5m"])
+        if not self._worth.pays:
+            return Shape(request, (), _SECONDS["5m"])
         marks = anthropic_marks(
             request, cuts, stable, minimum=self._rules.minimum, conversation=goes_on, lifetimes=lifetimes
         )
         shaped = marked(request, marks, self._format, "cache_control", _control)
         last = marks[-1] if marks else None
-        return Shape(shaped, _upto(cuts, last), _SECONDS[last.lifetime if last is not None else "5m"])
+        return Shape(shaped, _upto(cuts, last), _SECONDS[last.lifetime if last is not None else "5m"], last is not None)
 
     def _openai(self, request: GenerateRequest, cuts: Sequence[Cut], stable: int, goes_on: bool) -> Shape:
         rules, own = self._rules, request.extra.get(self._extra, {})
@@ -112,13 +119,16 @@ class Shaper:
             conversation = cuts[min(stable + 1, len(cuts) - 1)].digest
             fields["prompt_cache_key"] = self._key.key(shared.digest, conversation)
         kept: Sequence[Cut] = cuts
+        writes = False
         if rules.style == "openai":
             if self._retention is not None and not own.keys() & {"prompt_cache_retention", "prompt_cache_options"}:
                 fields["prompt_cache_retention"] = self._retention
         elif rules.style == "openai-breakpoints" and not has_marks(
             request, self._format, self._extra, "prompt_cache_breakpoint"
         ):
-            marks = breakpoint_marks(request, cuts, stable, minimum=rules.minimum, conversation=goes_on)
+            pays = self._worth.pays
+            goes_on, writes = goes_on and pays, pays
+            marks = breakpoint_marks(request, cuts, stable, minimum=rules.minimum, conversation=goes_on) if pays else []
             request = marked(request, marks, self._format, "prompt_cache_breakpoint", {"mode": "explicit"})
             if not goes_on and "prompt_cache_retention" not in own:
                 # Nobody will read the newest message again: it must not be written, which costs a quarter more.
@@ -126,7 +136,7 @@ class Shaper:
                 kept = _upto(cuts, marks[-1] if marks else None)
         if fields:
             request = replace(request, extra={**request.extra, self._extra: {**fields, **own}})
-        return Shape(request, kept, rules.lifetime)
+        return Shape(request, kept, rules.lifetime, writes)
 
 
 def _control(mark: Mark) -> dict[str, str]:

@@ -15,7 +15,7 @@ from llmprod import _validate
 from llmprod.clock import SYSTEM_CLOCK, Clock
 from llmprod.context import Context
 from llmprod.errors import InvalidArgument
-from llmprod.mechanisms.cache_habits import CacheHabits
+from llmprod.mechanisms.cache_habits import CacheHabits, CacheWorth
 from llmprod.mechanisms.cache_ledger import CacheLedger, CacheStats, PricesGiven, as_prices
 from llmprod.mechanisms.cache_routing_key import CacheRoutingKey
 from llmprod.mechanisms.cache_rules import CacheRules, rules_for
@@ -30,6 +30,8 @@ from llmprod.wrappers._kept_content import KeepsContent, KeptContent
 from llmprod.wrappers._prefix_watch import PrefixWatch
 
 __all__ = ["PromptCaching"]
+
+_AN_HOUR = 2.0  # price of a token that Anthropic keeps for an hour, by that of a plain one
 
 
 class PromptCaching(Wrapper):
@@ -153,6 +155,7 @@ class _CachingProvider(WrappedProvider):
         leaf: Any = next(leaves(inner))
         self.rules: CacheRules = rules_for(getattr(leaf, "prompt_cache", "none"), getattr(leaf, "model", ""))
         self.habits = CacheHabits(clock=wrapper.clock)
+        self.worth = CacheWorth(2 * self.rules.lifetime, clock=wrapper.clock)
         key = CacheRoutingKey(wrapper.app, per_minute=wrapper.requests_per_key, clock=wrapper.clock)
         self._shaper = Shaper(
             self.rules,
@@ -160,6 +163,7 @@ class _CachingProvider(WrappedProvider):
             getattr(leaf, "wire_format", ""),
             self.habits,
             key,
+            self.worth,
             ttl=wrapper.ttl,
             conversations=wrapper.conversations,
             retention=wrapper.retention,
@@ -201,6 +205,9 @@ class _CachingProvider(WrappedProvider):
             self.wrapper.ledger(self.name).add(usage, told)
             if usage is None or self.rules.style == "none":
                 return
+            if shape.marked and self.rules.write > 1:
+                hour = shape.lifetime >= 3600.0 and self.rules.style == "anthropic"
+                self.worth.add(usage.cache_read, usage.cache_written, _AN_HOUR if hour else self.rules.write)
             missed = told > 0 and not usage.cache_read
             if missed:
                 self.wrapper.warmth.missed(self.name, cuts)
