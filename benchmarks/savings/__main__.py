@@ -15,7 +15,7 @@ from benchmarks.savings.replay import PRICES_OF, TARGETS, WITH_HOURS, Bill, Targ
 from benchmarks.savings.trace import Call, read
 
 HOUR = 3600.0
-WAYS = {
+WAYS: dict[str, dict[str, Any]] = {
     "nothing": {"cache": None, "together": False, "caching": False},
     "exact cache": {"cache": HOUR, "together": False, "caching": False},
     "single-flight": {"cache": None, "together": True, "caching": False},
@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures here, or read them from here without a trace")
     parser.add_argument("--figure", help="draw them here")
     options = parser.parse_args()
+    found: dict[str, Any]
     if options.trace is None:
         found = json.loads(options.json.read_text())
     else:

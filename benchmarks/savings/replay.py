@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.savings.trace import BLOCK, FIRST_TOKEN, Call
 from llmprod.mechanisms.cache_habits import CacheHabits, CacheWorth
@@ -37,7 +37,7 @@ class Target:
     style: str
     model: str
     prices: CachePrices
-    ttl: str = "5m"
+    ttl: Literal["5m", "1h", "auto"] = "5m"
 
 
 _SONNET = CachePrices(fresh=2, read="0.1", write="2.5", write_1h=4, output=10)
@@ -198,7 +198,7 @@ def pay(calls: Sequence[Call], reach: Sequence[bool], target: Target, *, caching
         worth,
         ttl=target.ttl,
         conversations="auto",
-        retention=None,  # type: ignore[arg-type]
+        retention=None,
     )
     cache = ProviderCache(rules)
     for call, mine in zip(calls, reach, strict=True):

@@ -71,7 +71,7 @@ def text(number: int, tokens: int) -> str:
 def read(path: Path) -> list[Call]:
     """Return the trace's calls in order."""
     opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt") as lines:  # type: ignore[operator]
+    with opened(path, "rt") as lines:
         rows = [json.loads(line) for line in lines]
     return list(_calls(rows))
 

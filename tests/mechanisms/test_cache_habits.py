@@ -222,10 +222,14 @@ def test_break_even() -> None:
     assert break_even_reads(CachePrices(fresh=1, output=1), hours=1, storage=1) is None
 
 
-@pytest.mark.parametrize("price", [0.1, -1, "much", True, None, "NaN", "Infinity"])
+@pytest.mark.parametrize("price", [float("nan"), -1, "much", True, None, "NaN", "Infinity"])
 def test_prices_that_are_none(price: object) -> None:
     with pytest.raises(InvalidArgument):
         CachePrices(fresh=price, output=1)  # type: ignore[arg-type]
+
+
+def test_a_float_counts_as_what_it_prints_as() -> None:
+    assert CachePrices(fresh=0.1, output=1) == CachePrices(fresh="0.1", output=Decimal(1))
 
 
 def test_prices_by_name_and_by_function() -> None:

@@ -103,7 +103,7 @@ async def test_a_conversation_reads_all_but_its_last_turn() -> None:
     stats = wrapper.stats()
     assert (stats.calls, stats.misses, stats.unknown) == (6, 0, 0)
     assert stats.written == wrapper.stats("anthropic:claude-sonnet-5-5").written < 4100
-    by_hand = (Decimal(stats.read) * PRICES.reading + stats.written * PRICES.writing + 60 * PRICES.output) / 10**6
+    by_hand = (Decimal(stats.read) * PRICES.reading + stats.written * PRICES.writing + 60 * PRICES.answering) / 10**6
     assert stats.cost == by_hand
     assert stats.saved == (stats.read * Decimal("1.9") - stats.written * Decimal("0.5")) / 10**6
     assert stats.saved > 0
@@ -631,3 +631,33 @@ def test_wrong_options(option: str, value: Any) -> None:
     with pytest.raises(InvalidArgument) as told:
         PromptCaching(**{option: value})
     assert told.value.field.startswith(option)
+
+
+async def test_cancelled_anywhere_nothing_is_left() -> None:
+    from tests.cancel_sweep import sweep
+
+    def scenario() -> Any:
+        vendor = GoogleVendor()
+        model = google(vendor)
+        make = model.keep_content
+
+        async def slowly(*args: Any) -> tuple[str, int]:
+            await anyio.sleep(1)
+            made = await make(*args)
+            await anyio.sleep(1)
+            return made
+
+        model.keep_content = slowly  # type: ignore[method-assign]
+        provider = caching(keep_content=600)(model)
+        kept = provider._kept  # type: ignore[attr-defined]
+
+        async def run() -> None:
+            await send(provider, ask("One"))
+
+        def check() -> None:
+            # A maker that was cancelled leaves the place to the next call; what it may have made ends by itself.
+            assert None not in {content.name for content in kept._kept.values()}
+
+        return run(), check
+
+    assert await sweep(scenario) >= 2
