@@ -125,7 +125,8 @@ class Cheapest(Router):
         rules = self._rules[place]
         if self._caching[place] is None and rules.style not in ("none", "anthropic"):
             name, cuts = self.targets[place].name, prefix_chain(request)
-            missed = not usage.cache_read and self.warmth.warm(name, cuts) >= max(rules.minimum, 1)
+            tells = rules.style != "automatic"  # vLLM need not
+            missed = tells and not usage.cache_read and self.warmth.warm(name, cuts) >= max(rules.minimum, 1)
             if missed:
                 self.warmth.missed(name, cuts)
             if usage.total_input >= rules.minimum and not (missed and not usage.cache_written):

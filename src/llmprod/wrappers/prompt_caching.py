@@ -199,7 +199,9 @@ class _CachingProvider(WrappedProvider):
     def _settle(self, response: Response, cuts: Sequence[Cut], shape: Shape, expected: float) -> None:
         def ended(outcome: Outcome) -> None:
             usage = outcome.usage
-            told = expected if expected >= max(self.rules.minimum, 1) else 0.0
+            # Servers that cache by themselves need not tell what they read.
+            tells = self.rules.style != "automatic" and expected >= max(self.rules.minimum, 1)
+            told = expected if tells else 0.0
             if usage is not None and told:
                 told *= usage.total_input / cuts[-1].tokens  # our tokens, in the provider's measure
             self.wrapper.ledger(self.name).add(usage, told)
