@@ -67,6 +67,6 @@ def test_what_is_paid(trace: Path) -> None:
             assert caching.total == without.total
         assert caching.calls == 6
     claude = pay(calls, everybody, TARGETS[0], caching=True).usage
-    # At 10 s the first is found (its answer began after a second), at 60 s as well, at 1,000 s nothing is left.
-    assert claude.cache_read == 2 * 2008
+    # The first is found after a second, when its answer has begun, at 10 s and at 60 s; at 1,000 s nothing is left.
+    assert claude.cache_read == 3 * 2008
     assert pay(calls, [False] * 6, TARGETS[0], caching=True).total == Decimal(0)
