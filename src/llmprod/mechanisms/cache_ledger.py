@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TypeAlias
 
@@ -160,15 +160,13 @@ class CacheLedger:
 
 def _uncached(usage: Usage) -> Usage:
     """The same call where nothing is ever cached: all of it is plain input."""
-    return Usage(
+    return replace(
+        usage,
         input=usage.input + usage.cache_read + usage.cache_written,
-        input_audio=usage.input_audio,
-        input_image=usage.input_image,
-        tool_prompt=usage.tool_prompt,
-        output=usage.output,
-        reasoning=usage.reasoning,
-        output_audio=usage.output_audio,
-        output_image=usage.output_image,
-        server_tools=usage.server_tools,
-        estimated=usage.estimated,
+        cache_read=0,
+        cache_write=0,
+        cache_write_5m=0,
+        cache_write_30m=0,
+        cache_write_1h=0,
+        cache_write_12h=0,
     )
