@@ -26,11 +26,32 @@ if TYPE_CHECKING:
     from llmprod.clock import LoopClock as LoopClock
     from llmprod.clock import Random as Random
     from llmprod.clock import SystemClock as SystemClock
+    from llmprod.context import CacheMode as CacheMode
     from llmprod.context import CallState as CallState
     from llmprod.context import Context as Context
+    from llmprod.context import Fare as Fare
     from llmprod.context import Lane as Lane
+    from llmprod.context import Toll as Toll
+    from llmprod.cost import Cost as Cost
+    from llmprod.cost_table import CostEntry as CostEntry
+    from llmprod.cost_table import CostTable as CostTable
+    from llmprod.cost_table import CostTotals as CostTotals
+    from llmprod.decisions import AnswerLimited as AnswerLimited
     from llmprod.decisions import AttemptRefused as AttemptRefused
     from llmprod.decisions import BreakerChanged as BreakerChanged
+    from llmprod.decisions import BudgetEstimated as BudgetEstimated
+    from llmprod.decisions import BudgetOverrun as BudgetOverrun
+    from llmprod.decisions import BudgetPassedSoft as BudgetPassedSoft
+    from llmprod.decisions import BudgetRefused as BudgetRefused
+    from llmprod.decisions import BudgetStoreChanged as BudgetStoreChanged
+    from llmprod.decisions import CachedContentLost as CachedContentLost
+    from llmprod.decisions import CacheHit as CacheHit
+    from llmprod.decisions import CacheJoined as CacheJoined
+    from llmprod.decisions import CacheMiss as CacheMiss
+    from llmprod.decisions import CacheRefreshed as CacheRefreshed
+    from llmprod.decisions import CacheSkipped as CacheSkipped
+    from llmprod.decisions import CacheStoreChanged as CacheStoreChanged
+    from llmprod.decisions import CacheStored as CacheStored
     from llmprod.decisions import CallShed as CallShed
     from llmprod.decisions import CallThrottled as CallThrottled
     from llmprod.decisions import CallWaited as CallWaited
@@ -48,18 +69,23 @@ if TYPE_CHECKING:
     from llmprod.decisions import LimitStoreChanged as LimitStoreChanged
     from llmprod.decisions import LimitWaited as LimitWaited
     from llmprod.decisions import Listener as Listener
+    from llmprod.decisions import PrefixVolatile as PrefixVolatile
     from llmprod.decisions import QuotaPaused as QuotaPaused
     from llmprod.decisions import ResumeRefused as ResumeRefused
     from llmprod.decisions import RetryScheduled as RetryScheduled
+    from llmprod.decisions import RunawayStopped as RunawayStopped
     from llmprod.decisions import StreamHeld as StreamHeld
     from llmprod.decisions import StreamResumed as StreamResumed
     from llmprod.decisions import TargetChosen as TargetChosen
     from llmprod.decisions import TargetPaused as TargetPaused
+    from llmprod.decisions import TierGivenUp as TierGivenUp
     from llmprod.decorators import resilient as resilient
     from llmprod.errors import AllTargetsFailed as AllTargetsFailed
     from llmprod.errors import AttemptTimedOut as AttemptTimedOut
     from llmprod.errors import AuthenticationFailed as AuthenticationFailed
     from llmprod.errors import BadRequest as BadRequest
+    from llmprod.errors import BudgetExceeded as BudgetExceeded
+    from llmprod.errors import BudgetUnavailable as BudgetUnavailable
     from llmprod.errors import BulkheadFull as BulkheadFull
     from llmprod.errors import CallError as CallError
     from llmprod.errors import CallTimeout as CallTimeout
@@ -80,10 +106,12 @@ if TYPE_CHECKING:
     from llmprod.errors import InvalidOutput as InvalidOutput
     from llmprod.errors import LLMProdError as LLMProdError
     from llmprod.errors import MissingKey as MissingKey
+    from llmprod.errors import NotCached as NotCached
     from llmprod.errors import NotFound as NotFound
     from llmprod.errors import NoUsableKey as NoUsableKey
     from llmprod.errors import Overloaded as Overloaded
     from llmprod.errors import PermissionDenied as PermissionDenied
+    from llmprod.errors import PriceUnknown as PriceUnknown
     from llmprod.errors import ProtocolError as ProtocolError
     from llmprod.errors import ProviderError as ProviderError
     from llmprod.errors import QuotaExhausted as QuotaExhausted
@@ -91,6 +119,7 @@ if TYPE_CHECKING:
     from llmprod.errors import RateLimitExceeded as RateLimitExceeded
     from llmprod.errors import ReadError as ReadError
     from llmprod.errors import Rejected as Rejected
+    from llmprod.errors import RunawayAnswer as RunawayAnswer
     from llmprod.errors import ServerError as ServerError
     from llmprod.errors import Shed as Shed
     from llmprod.errors import StoreUnavailable as StoreUnavailable
@@ -113,12 +142,21 @@ if TYPE_CHECKING:
     from llmprod.events import ToolCallDelta as ToolCallDelta
     from llmprod.events import ToolCallDone as ToolCallDone
     from llmprod.events import UsageUpdate as UsageUpdate
+    from llmprod.ledger import Ledger as Ledger
     from llmprod.mechanisms.adaptive_throttle import Throttle as Throttle
+    from llmprod.mechanisms.answer_length import AnswerLengths as AnswerLengths
     from llmprod.mechanisms.backoff import Backoff as Backoff
     from llmprod.mechanisms.balancing import BalancePolicy as BalancePolicy
     from llmprod.mechanisms.balancing import PowerOfTwo as PowerOfTwo
     from llmprod.mechanisms.balancing import Priority as Priority
     from llmprod.mechanisms.balancing import Weighted as Weighted
+    from llmprod.mechanisms.budget import BudgetLimit as BudgetLimit
+    from llmprod.mechanisms.budget_store import BudgetStore as BudgetStore
+    from llmprod.mechanisms.cache_key import normalised_prompt as normalised_prompt
+    from llmprod.mechanisms.cache_ledger import PromptCacheStats as PromptCacheStats
+    from llmprod.mechanisms.cache_prices import CachePrices as CachePrices
+    from llmprod.mechanisms.cache_prices import break_even_reads as break_even_reads
+    from llmprod.mechanisms.cache_prices import cached_content_saves as cached_content_saves
     from llmprod.mechanisms.circuit_breaker import Breaker as Breaker
     from llmprod.mechanisms.circuit_breaker import BreakerOptions as BreakerOptions
     from llmprod.mechanisms.circuit_breaker import BreakerState as BreakerState
@@ -136,6 +174,9 @@ if TYPE_CHECKING:
     from llmprod.mechanisms.limit_store import Limits as Limits
     from llmprod.mechanisms.limit_store import LimitStore as LimitStore
     from llmprod.mechanisms.peak_ewma import PeakEwma as PeakEwma
+    from llmprod.mechanisms.prefix_chain import prefix_order as prefix_order
+    from llmprod.mechanisms.prefix_lint import PrefixFinding as PrefixFinding
+    from llmprod.mechanisms.prefix_lint import prefix_lint as prefix_lint
     from llmprod.mechanisms.rate_limit import RateLimiter as RateLimiter
     from llmprod.mechanisms.restart import RestartPolicy as RestartPolicy
     from llmprod.mechanisms.resume_plan import ContinueText as ContinueText
@@ -145,8 +186,11 @@ if TYPE_CHECKING:
     from llmprod.mechanisms.retry_budget import RetryBudget as RetryBudget
     from llmprod.mechanisms.sticky import Sticky as Sticky
     from llmprod.mechanisms.token_estimate import TokenEstimate as TokenEstimate
+    from llmprod.mechanisms.warmth import Warmth as Warmth
     from llmprod.presets import local_first as local_first
     from llmprod.presets import standard as standard
+    from llmprod.pricing import Price as Price
+    from llmprod.pricing import PriceBook as PriceBook
     from llmprod.provider import BaseProvider as BaseProvider
     from llmprod.provider import Capabilities as Capabilities
     from llmprod.provider import Provider as Provider
@@ -186,6 +230,7 @@ if TYPE_CHECKING:
     from llmprod.request import EmbedRequest as EmbedRequest
     from llmprod.request import GenerateRequest as GenerateRequest
     from llmprod.request import Request as Request
+    from llmprod.response import Cached as Cached
     from llmprod.response import EngineTiming as EngineTiming
     from llmprod.response import EventSource as EventSource
     from llmprod.response import Outcome as Outcome
@@ -196,10 +241,12 @@ if TYPE_CHECKING:
     from llmprod.schema import Tool as Tool
     from llmprod.store import Store as Store
     from llmprod.stores.disk import DiskStore as DiskStore
+    from llmprod.stores.disk_budgets import DiskBudgets as DiskBudgets
     from llmprod.stores.encrypted import Encrypted as Encrypted
     from llmprod.stores.memory import MemoryStats as MemoryStats
     from llmprod.stores.memory import MemoryStore as MemoryStore
     from llmprod.stores.redis import RedisLimits as RedisLimits
+    from llmprod.stores.redis_budgets import RedisBudgets as RedisBudgets
     from llmprod.stores.redis_store import RedisStore as RedisStore
     from llmprod.sync_response import SyncResponse as SyncResponse
     from llmprod.tokens import TokenCount as TokenCount
@@ -209,6 +256,7 @@ if TYPE_CHECKING:
     from llmprod.tokens import count_tokens_async as count_tokens_async
     from llmprod.tokens import default_counter as default_counter
     from llmprod.trace import Attempt as Attempt
+    from llmprod.trace import AttemptEnd as AttemptEnd
     from llmprod.trace import Trace as Trace
     from llmprod.types import Audio as Audio
     from llmprod.types import File as File
@@ -235,21 +283,31 @@ if TYPE_CHECKING:
     from llmprod.wrapper import deployment as deployment
     from llmprod.wrapper import describe as describe
     from llmprod.wrapper import lint as lint
+    from llmprod.wrappers._memory_budgets import MemoryBudgets as MemoryBudgets
     from llmprod.wrappers.adaptive_throttle import AdaptiveThrottle as AdaptiveThrottle
     from llmprod.wrappers.attempt_timeout import AttemptTimeout as AttemptTimeout
     from llmprod.wrappers.balance import Balance as Balance
+    from llmprod.wrappers.budget import Budget as Budget
+    from llmprod.wrappers.budget import BudgetState as BudgetState
     from llmprod.wrappers.bulkhead import Bulkhead as Bulkhead
+    from llmprod.wrappers.cache import Cache as Cache
+    from llmprod.wrappers.cache import CacheStats as CacheStats
     from llmprod.wrappers.chaos import Chaos as Chaos
+    from llmprod.wrappers.cheapest import Cheapest as Cheapest
     from llmprod.wrappers.circuit_breaker import CircuitBreaker as CircuitBreaker
     from llmprod.wrappers.context_window import ContextWindow as ContextWindow
+    from llmprod.wrappers.cost_meter import CostMeter as CostMeter
     from llmprod.wrappers.deadline import Deadline as Deadline
     from llmprod.wrappers.failover import Failover as Failover
     from llmprod.wrappers.hedge import Hedge as Hedge
     from llmprod.wrappers.key_pool import KeyPool as KeyPool
+    from llmprod.wrappers.max_tokens import MaxTokens as MaxTokens
     from llmprod.wrappers.overflow import Overflow as Overflow
+    from llmprod.wrappers.prompt_caching import PromptCaching as PromptCaching
     from llmprod.wrappers.rate_limit import RateLimit as RateLimit
     from llmprod.wrappers.resume import Resume as Resume
     from llmprod.wrappers.retry import Retry as Retry
+    from llmprod.wrappers.service_tier import ServiceTier as ServiceTier
     from llmprod.wrappers.throughput_guard import ThroughputGuard as ThroughputGuard
 
 # The module that each public name lives in; tests/api.txt freezes the list.
@@ -279,13 +337,36 @@ _HOME = {
         "SystemClock",
     ),
     "context": (
+        "CacheMode",
         "CallState",
         "Context",
+        "Fare",
         "Lane",
+        "Toll",
+    ),
+    "cost": ("Cost",),
+    "cost_table": (
+        "CostEntry",
+        "CostTable",
+        "CostTotals",
     ),
     "decisions": (
+        "AnswerLimited",
         "AttemptRefused",
         "BreakerChanged",
+        "BudgetEstimated",
+        "BudgetOverrun",
+        "BudgetPassedSoft",
+        "BudgetRefused",
+        "BudgetStoreChanged",
+        "CacheHit",
+        "CacheJoined",
+        "CacheMiss",
+        "CacheRefreshed",
+        "CacheSkipped",
+        "CacheStoreChanged",
+        "CacheStored",
+        "CachedContentLost",
         "CallShed",
         "CallThrottled",
         "CallWaited",
@@ -303,13 +384,16 @@ _HOME = {
         "LimitStoreChanged",
         "LimitWaited",
         "Listener",
+        "PrefixVolatile",
         "QuotaPaused",
         "ResumeRefused",
         "RetryScheduled",
+        "RunawayStopped",
         "StreamHeld",
         "StreamResumed",
         "TargetChosen",
         "TargetPaused",
+        "TierGivenUp",
     ),
     "decorators": ("resilient",),
     "errors": (
@@ -317,6 +401,8 @@ _HOME = {
         "AttemptTimedOut",
         "AuthenticationFailed",
         "BadRequest",
+        "BudgetExceeded",
+        "BudgetUnavailable",
         "BulkheadFull",
         "CallError",
         "CallTimeout",
@@ -338,9 +424,11 @@ _HOME = {
         "LLMProdError",
         "MissingKey",
         "NoUsableKey",
+        "NotCached",
         "NotFound",
         "Overloaded",
         "PermissionDenied",
+        "PriceUnknown",
         "ProtocolError",
         "ProviderError",
         "QuotaExhausted",
@@ -348,6 +436,7 @@ _HOME = {
         "RateLimited",
         "ReadError",
         "Rejected",
+        "RunawayAnswer",
         "ServerError",
         "Shed",
         "StoreUnavailable",
@@ -373,13 +462,24 @@ _HOME = {
         "ToolCallDone",
         "UsageUpdate",
     ),
+    "ledger": ("Ledger",),
     "mechanisms.adaptive_throttle": ("Throttle",),
+    "mechanisms.answer_length": ("AnswerLengths",),
     "mechanisms.backoff": ("Backoff",),
     "mechanisms.balancing": (
         "BalancePolicy",
         "PowerOfTwo",
         "Priority",
         "Weighted",
+    ),
+    "mechanisms.budget": ("BudgetLimit",),
+    "mechanisms.budget_store": ("BudgetStore",),
+    "mechanisms.cache_key": ("normalised_prompt",),
+    "mechanisms.cache_ledger": ("PromptCacheStats",),
+    "mechanisms.cache_prices": (
+        "CachePrices",
+        "break_even_reads",
+        "cached_content_saves",
     ),
     "mechanisms.circuit_breaker": (
         "Breaker",
@@ -406,6 +506,11 @@ _HOME = {
         "Limits",
     ),
     "mechanisms.peak_ewma": ("PeakEwma",),
+    "mechanisms.prefix_chain": ("prefix_order",),
+    "mechanisms.prefix_lint": (
+        "PrefixFinding",
+        "prefix_lint",
+    ),
     "mechanisms.rate_limit": ("RateLimiter",),
     "mechanisms.restart": ("RestartPolicy",),
     "mechanisms.resume_plan": (
@@ -417,9 +522,14 @@ _HOME = {
     "mechanisms.retry_budget": ("RetryBudget",),
     "mechanisms.sticky": ("Sticky",),
     "mechanisms.token_estimate": ("TokenEstimate",),
+    "mechanisms.warmth": ("Warmth",),
     "presets": (
         "local_first",
         "standard",
+    ),
+    "pricing": (
+        "Price",
+        "PriceBook",
     ),
     "provider": (
         "BaseProvider",
@@ -475,6 +585,7 @@ _HOME = {
         "Request",
     ),
     "response": (
+        "Cached",
         "EngineTiming",
         "EventSource",
         "Outcome",
@@ -488,12 +599,14 @@ _HOME = {
     ),
     "store": ("Store",),
     "stores.disk": ("DiskStore",),
+    "stores.disk_budgets": ("DiskBudgets",),
     "stores.encrypted": ("Encrypted",),
     "stores.memory": (
         "MemoryStats",
         "MemoryStore",
     ),
     "stores.redis": ("RedisLimits",),
+    "stores.redis_budgets": ("RedisBudgets",),
     "stores.redis_store": ("RedisStore",),
     "sync_response": ("SyncResponse",),
     "tokens": (
@@ -506,6 +619,7 @@ _HOME = {
     ),
     "trace": (
         "Attempt",
+        "AttemptEnd",
         "Trace",
     ),
     "types": (
@@ -541,21 +655,35 @@ _HOME = {
         "describe",
         "lint",
     ),
+    "wrappers._memory_budgets": ("MemoryBudgets",),
     "wrappers.adaptive_throttle": ("AdaptiveThrottle",),
     "wrappers.attempt_timeout": ("AttemptTimeout",),
     "wrappers.balance": ("Balance",),
+    "wrappers.budget": (
+        "Budget",
+        "BudgetState",
+    ),
     "wrappers.bulkhead": ("Bulkhead",),
+    "wrappers.cache": (
+        "Cache",
+        "CacheStats",
+    ),
     "wrappers.chaos": ("Chaos",),
+    "wrappers.cheapest": ("Cheapest",),
     "wrappers.circuit_breaker": ("CircuitBreaker",),
     "wrappers.context_window": ("ContextWindow",),
+    "wrappers.cost_meter": ("CostMeter",),
     "wrappers.deadline": ("Deadline",),
     "wrappers.failover": ("Failover",),
     "wrappers.hedge": ("Hedge",),
     "wrappers.key_pool": ("KeyPool",),
+    "wrappers.max_tokens": ("MaxTokens",),
     "wrappers.overflow": ("Overflow",),
+    "wrappers.prompt_caching": ("PromptCaching",),
     "wrappers.rate_limit": ("RateLimit",),
     "wrappers.resume": ("Resume",),
     "wrappers.retry": ("Retry",),
+    "wrappers.service_tier": ("ServiceTier",),
     "wrappers.throughput_guard": ("ThroughputGuard",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}

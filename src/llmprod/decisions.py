@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 __all__ = [
     "AnswerLimited", "AttemptRefused", "BreakerChanged", "BudgetEstimated", "BudgetOverrun", "BudgetPassedSoft",
     "BudgetRefused", "BudgetStoreChanged", "CacheHit", "CacheJoined", "CacheMiss", "CacheRefreshed", "CacheSkipped",
-    "CacheStoreChanged", "CacheStored", "CallShed", "CallThrottled", "CallWaited", "ChaosInjected",
+    "CacheStoreChanged", "CacheStored", "CachedContentLost", "CallShed", "CallThrottled", "CallWaited", "ChaosInjected",
     "ConcurrencyChanged", "CrawlStopped", "Decision", "HedgeEnded", "HedgeStarted", "HistoryTrimmed", "KeyQuarantined",
-    "LeastBadTried", "LimitCalibrated", "LimitRefused", "LimitStoreChanged", "LimitWaited", "Listener", "QuotaPaused",
-    "ResumeRefused", "RetryScheduled", "RunawayStopped", "StreamHeld", "StreamResumed", "TargetChosen", "TargetPaused",
+    "LeastBadTried", "LimitCalibrated", "LimitRefused", "LimitStoreChanged", "LimitWaited", "Listener",
+    "PrefixVolatile", "QuotaPaused", "ResumeRefused", "RetryScheduled", "RunawayStopped", "StreamHeld", "StreamResumed",
+    "TargetChosen", "TargetPaused", "TierGivenUp",
 ]  # fmt: skip
 
 
@@ -620,3 +621,50 @@ class ChaosInjected(Decision):
     error: str | None = None
     seconds: float | None = None
     events: int | None = None
+
+
+# ---- what providers charge -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixVolatile(Decision):
+    """The beginning of a prompt changes from call to call, so its provider's prompt cache never finds it again.
+
+    Told once for each prompt name.
+
+    Attributes:
+        kind: what changes: ``timestamp``, ``id``, ``tool order`` or ``key order``.
+        place: where, such as ``messages[0]`` or ``tool search``.
+    """
+
+    wrapper: ClassVar[str] = "PromptCaching"
+    kind: str
+    place: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedContentLost(Decision):
+    """Content that the provider was to keep could not be made or was gone, so the call went without it.
+
+    Attributes:
+        error: class of the failure.
+        made: it had been made, and was gone.
+    """
+
+    wrapper: ClassVar[str] = "PromptCaching"
+    error: str
+    made: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TierGivenUp(Decision):
+    """The flex tier had no capacity, or the provider has none for this model, so the call went by the standard one.
+
+    Attributes:
+        tries: calls at the flex tier that were refused.
+        reason: ``no capacity`` or ``not offered``.
+    """
+
+    wrapper: ClassVar[str] = "ServiceTier"
+    tries: int
+    reason: Literal["no capacity", "not offered"]

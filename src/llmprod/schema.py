@@ -21,6 +21,7 @@ __all__ = ["OutputSchema", "Tool", "check_schema"]
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}\Z")
 _TYPES = {"object", "array", "string", "number", "integer", "boolean", "null"}
 _RESERVED = {"auto", "none", "required"}
+_NO_META: dict[str, Mapping[str, Any]] = {}
 
 
 def _short(name: object) -> str:
@@ -80,12 +81,15 @@ class Tool:
         description: what it does and when to use it.
         parameters: JSON Schema of the arguments, an object.
         strict: let the provider enforce the schema, where it can.
+        meta: what one wire format alone knows of a tool, by the format's name, such as
+            ``{"anthropic": {"cache_control": {"type": "ephemeral"}}}``; goes into the tool as it is sent there.
     """
 
     name: str
     description: str = ""
     parameters: dict[str, Any]
     strict: bool | None = None
+    meta: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: _NO_META)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.match(self.name) or self.name in _RESERVED:

@@ -71,6 +71,11 @@ class Usage:
         return sum(counts)
 
     @property
+    def cache_written(self) -> int:
+        """Prompt tokens written to the provider's prompt cache, for however long."""
+        return sum(getattr(self, name) for name in _WRITTEN)
+
+    @property
     def total_output(self) -> int:
         """All tokens that the model produced, thinking included."""
         return self.output + self.reasoning + self.output_audio + self.output_image
@@ -105,6 +110,7 @@ class Usage:
 
 
 _OUTPUT = ("output", "reasoning", "output_audio", "output_image")
+_WRITTEN = ("cache_write", "cache_write_5m", "cache_write_30m", "cache_write_1h", "cache_write_12h")
 _INPUT = tuple(item.name for item in fields(Usage) if item.type == "int" and item.name not in _OUTPUT)
 _inputs = attrgetter(*_INPUT)
 

@@ -110,9 +110,8 @@ def test_describe_draws_the_stack():
 def test_phases_stand_in_the_order_of_the_design():
     assert [phase.name for phase in sorted(Phase)] == [
         "TELEMETRY", "DEADLINE", "QUOTA", "INPUT_GUARD", "CACHE", "OUTPUT_GUARD", "MAX_TOKENS", "CONTEXT_WINDOW",
-        "BUDGET", "RESUME",
-        "RETRY", "HEDGE", "ROUTE", "LOAD_SHED", "RATE_LIMIT", "BULKHEAD", "CIRCUIT_BREAKER", "ATTEMPT_TIMEOUT",
-        "ATTEMPT_SPAN", "CHAOS",
+        "BUDGET", "RESUME", "RETRY", "HEDGE", "ROUTE", "LOAD_SHED", "RATE_LIMIT", "BULKHEAD", "CIRCUIT_BREAKER",
+        "ATTEMPT_TIMEOUT", "VENDOR", "ATTEMPT_SPAN", "CHAOS",
     ]  # fmt: skip
 
 

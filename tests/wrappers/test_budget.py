@@ -10,6 +10,7 @@ import pytest
 
 from llmprod import (
     AllTargetsFailed,
+    AsyncClient,
     AttemptTimeout,
     CircuitBreaker,
     ConnectError,

@@ -73,6 +73,7 @@ def _tool(tool: Tool) -> dict[str, Any]:
         encoded["strict"] = tool.strict
         if tool.strict:
             encoded["input_schema"] = closed_schema(parameters)
+    encoded.update(tool.meta.get(FORMAT, {}))
     return encoded
 
 

@@ -15,7 +15,7 @@ from llmprod.request import EmbedRequest, GenerateRequest
 from llmprod.schema import Tool
 from llmprod.types import Audio, File, Image, Message, Opaque, Part, Refusal, Text, Thinking, ToolCall, ToolResult
 
-__all__ = ["FORMAT", "MADE_UP", "encode_embedding", "encode_request"]
+__all__ = ["FORMAT", "MADE_UP", "encode_cached_content", "encode_embedding", "encode_request"]
 
 FORMAT = "google"
 MADE_UP = "llmprod_"
@@ -85,6 +85,21 @@ def encode_embedding(request: EmbedRequest, model: str) -> dict[str, Any]:
     return {"requests": requests}
 
 
+def encode_cached_content(
+    request: GenerateRequest, stable: int, model: str, resource: str, seconds: float
+) -> dict[str, Any]:
+    """Return the body that makes cached content of a request's tools and its first ``stable`` messages."""
+    system, contents = _conversation(request.messages[:stable], model, empty=True)
+    body: dict[str, Any] = {"model": resource, "ttl": f"{seconds:.9g}s"}
+    if system:
+        body["systemInstruction"] = {"parts": system}
+    if contents:
+        body["contents"] = contents
+    if request.tools:
+        body["tools"] = [{"functionDeclarations": [_declaration(tool) for tool in request.tools]}]
+    return body
+
+
 # ---- parameters -----------------------------------------------------------------------------------------------------
 
 
@@ -123,7 +138,9 @@ def _calling(request: GenerateRequest) -> dict[str, Any] | None:
 # ---- messages -------------------------------------------------------------------------------------------------------
 
 
-def _conversation(messages: Iterable[Message], model: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _conversation(
+    messages: Iterable[Message], model: str, *, empty: bool = False
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the system parts, and contents whose roles alternate."""
     system: list[dict[str, Any]] = []
     contents: list[dict[str, Any]] = []
@@ -148,7 +165,7 @@ def _conversation(messages: Iterable[Message], model: str) -> tuple[list[dict[st
             contents[-1]["parts"].extend(parts)
         elif parts:
             contents.append({"role": role, "parts": parts})
-    if not contents:
+    if not contents and not empty:
         given = "nothing but system messages or empty text"
         raise InvalidArgument("messages", given, "at least one message with content")
     return system, contents

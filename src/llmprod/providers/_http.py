@@ -23,7 +23,17 @@ from anyio.lowlevel import current_token
 from llmprod._validate import whole
 from llmprod.errors import ForkedProcess, IdleTimeout, InvalidArgument, ProtocolError
 
-__all__ = ["HTTP", "Engine", "HTTPOptions", "HeaderList", "Reply", "check_address", "check_headers", "read_all"]
+__all__ = [
+    "HTTP",
+    "Engine",
+    "HTTPOptions",
+    "HeaderList",
+    "NetworkEngine",
+    "Reply",
+    "check_address",
+    "check_headers",
+    "read_all",
+]
 
 HeaderList: TypeAlias = Sequence[tuple[str, str]]
 
@@ -72,6 +82,16 @@ class Engine(Protocol):
 
     async def aclose(self) -> None:
         """Close the pool."""
+        ...
+
+
+class NetworkEngine(Engine, Protocol):
+    """An engine that speaks to a server, which may have other methods than POST."""
+
+    async def post(
+        self, url: str, headers: HeaderList, body: bytes, connect_timeout: float | None, *, method: str = "POST"
+    ) -> Reply:
+        """Send by ``method``; as :meth:`Engine.post` otherwise."""
         ...
 
 

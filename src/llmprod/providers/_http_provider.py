@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from hashlib import blake2b
-from typing import Any
+from typing import Any, cast
 
 import anyio
 from pydantic_core import from_json, to_json
@@ -16,7 +16,7 @@ from llmprod.errors import CallError, InvalidArgument, MissingKey, ProtocolError
 from llmprod.events import CONTENT, Event
 from llmprod.provider import BaseProvider, Capabilities
 from llmprod.providers._codec import Codec, StreamDecoder
-from llmprod.providers._http import HTTP, HTTPOptions, Reply, read_all
+from llmprod.providers._http import HTTP, HTTPOptions, NetworkEngine, Reply, read_all
 from llmprod.providers._sse import SSEParser
 from llmprod.request import Request
 from llmprod.response import Response
@@ -28,6 +28,8 @@ Key = str | Callable[[], str]
 
 _GRACE = 2.0
 """Seconds to wait for usage or the closing event once the answer is known to be complete."""
+_EXCHANGE = 30.0
+"""Seconds that the body of such a side request may stand still."""
 _DRAIN = 0.25
 """Seconds to wait for the body's end, so that the connection can be used again."""
 
@@ -63,6 +65,7 @@ class HTTPProvider(BaseProvider):
         authorize: turns the key into a header.
         capabilities: what the target can do.
         http: how to reach it.
+        prompt_cache: how its prompt cache is told what to keep; see :mod:`llmprod.mechanisms.cache_rules`.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class HTTPProvider(BaseProvider):
         key: Key | None = None,
         authorize: Callable[[str], tuple[str, str]] | None = None,
         http: HTTPOptions | None = None,
+        prompt_cache: str = "none",
     ) -> None:
         if not isinstance(model, str) or not model.strip():
             raise InvalidArgument("model", repr(model)[:40], "the id of a model")
@@ -84,6 +88,7 @@ class HTTPProvider(BaseProvider):
             raise InvalidArgument("base_url", repr(base_url)[:80], "an address that starts with http:// or https://")
         self.kind = kind
         self.model = model
+        self.prompt_cache = prompt_cache
         self.base_url: str = base_url.rstrip("/")
         self._name = f"{kind}:{model}"
         self._codec = codec
@@ -109,6 +114,11 @@ class HTTPProvider(BaseProvider):
     def capabilities(self) -> Capabilities:
         """What the target can do."""
         return self._capabilities
+
+    @property
+    def wire_format(self) -> str:
+        """The key of its data in the parts' ``meta``, such as ``openai-chat``."""
+        return self._codec.format
 
     @property
     def identity(self) -> Hashable:
@@ -138,6 +148,27 @@ class HTTPProvider(BaseProvider):
         except CallError as error:
             self._sign(error)
             raise
+
+    async def _exchange(self, method: str, path: str, body: Any, connect_timeout: float | None = None) -> Any:
+        """Ask for something that is no answer of the model; return its JSON, None for an empty body.
+
+        Raises:
+            CallError: as for a call.
+        """
+        headers = [*self._headers, ("accept", "application/json")]
+        if self._key is not None:
+            headers.append(self._authorize(self._key if isinstance(self._key, str) else self._key()))
+        engine = cast("NetworkEngine", self._http.engine())
+        told = b"" if body is None else to_json(body)
+        try:
+            reply = await engine.post(self.base_url + path, headers, told, connect_timeout, method=method)
+            read = _json_or_none(await read_all(reply, _EXCHANGE, 2**20))
+            if not 200 <= reply.status < 300:
+                raise self._codec.error(reply.status, reply.headers, read)
+        except CallError as error:
+            self._sign(error)
+            raise
+        return read
 
     def _sign(self, error: CallError, request_id: str | None = None) -> None:
         error.provider = error.provider or self.kind

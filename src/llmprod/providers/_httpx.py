@@ -89,14 +89,16 @@ class ClientEngine:
         self._owned = owned
         self._loop = running_loop()
 
-    async def post(self, url: str, headers: HeaderList, body: bytes, connect_timeout: float | None) -> Reply:
+    async def post(
+        self, url: str, headers: HeaderList, body: bytes, connect_timeout: float | None, *, method: str = "POST"
+    ) -> Reply:
         """Send and return once the response's headers are there."""
         check_address(url)
         check_headers(headers)
         timeout = {"connect": connect_timeout, "read": None, "write": None, "pool": None}
         try:
             request = self._client.build_request(
-                "POST", url, headers=headers, content=body, extensions={"timeout": timeout}
+                method, url, headers=headers, content=body, extensions={"timeout": timeout}
             )
             request.stream = _quiet(request.stream.__class__)(body)
             response = await self._client.send(request, stream=True)

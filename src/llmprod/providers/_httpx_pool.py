@@ -83,7 +83,9 @@ class PoolEngine:
         network = AsyncioBackend() if on_asyncio else httpcore.TrioBackend()
         self._network = cast("httpcore.AsyncNetworkBackend", network)
 
-    async def post(self, url: str, headers: HeaderList, body: bytes, connect_timeout: float | None) -> Reply:
+    async def post(
+        self, url: str, headers: HeaderList, body: bytes, connect_timeout: float | None, *, method: str = "POST"
+    ) -> Reply:
         """Send and return once the response's headers are there."""
         check_headers(headers)
         connection = address = None
@@ -92,7 +94,7 @@ class PoolEngine:
         try:
             address = _address(url)
             request = httpcore.Request(
-                b"POST",
+                method.encode(),
                 address.url,
                 headers=[
                     (b"host", address.host),

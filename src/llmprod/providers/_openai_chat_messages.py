@@ -8,7 +8,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from llmprod.errors import InvalidArgument, UnsupportedParameter
-from llmprod.providers._openai_encode import file_name, sound_of
+from llmprod.providers._openai_encode import cache_mark, file_name, sound_of
 from llmprod.providers._openai_profile import Profile
 from llmprod.request import GenerateRequest
 from llmprod.types import Audio, File, Image, Message, Part, Refusal, Text, Thinking, ToolCall, ToolResult
@@ -76,7 +76,10 @@ class _Encoder:
             self.messages.append({"role": "user", "content": content})
 
     def _result(self, result: ToolResult) -> None:
-        self.messages.append({"role": "tool", "tool_call_id": result.call_id, "content": self._guarded(result.text)})
+        text = self._guarded(result.text)
+        mark = cache_mark(result, FORMAT)
+        content = [{"type": "text", "text": text, **mark}] if mark and text else text
+        self.messages.append({"role": "tool", "tool_call_id": result.call_id, "content": content})
         if not isinstance(result.content, str):
             images = tuple(part for part in result.content if isinstance(part, Image))
             if images:
@@ -86,9 +89,10 @@ class _Encoder:
         content: list[_Json] = []
         for part in parts:
             if isinstance(part, Text):
-                content.append({"type": "text", "text": self._guarded(part.text) if guard else part.text})
+                text = self._guarded(part.text) if guard else part.text
+                content.append({"type": "text", "text": text, **cache_mark(part, FORMAT)})
             elif isinstance(part, Image):
-                content.append(_image(part))
+                content.append({**_image(part), **cache_mark(part, FORMAT)})
             elif isinstance(part, Audio):
                 content.append(self._sound(part))
             elif isinstance(part, File):
@@ -97,7 +101,7 @@ class _Encoder:
                 raise InvalidArgument(
                     where, "a ToolCall outside an assistant message", "Message.assistant(…) around it"
                 )
-        if len(content) == 1 and content[0]["type"] == "text":
+        if len(content) == 1 and content[0].keys() == {"type", "text"}:
             return str(content[0]["text"])
         if not content:
             raise InvalidArgument(where, "nothing that this API can hold", "text, images, audio or files")
@@ -111,7 +115,8 @@ class _Encoder:
     def _file(self, part: File) -> _Json:
         if part.url is not None and not self._profile.file_urls:
             raise UnsupportedParameter(self._profile.kind, ("file url",))
-        return {"type": "file", "file": {"filename": file_name(part), "file_data": part.data_url}}
+        file = {"filename": file_name(part), "file_data": part.data_url}
+        return {"type": "file", "file": file, **cache_mark(part, FORMAT)}
 
     def _guarded(self, text: str) -> str:
         return text.replace("<|", "<\u200d|") if self._profile.break_special_tokens else text

@@ -14,10 +14,10 @@ from llmprod.providers._openai_strict import strict_schema
 from llmprod.providers._openai_usage import usage_of
 from llmprod.request import EmbedRequest, Request
 from llmprod.schema import OutputSchema, Tool
-from llmprod.types import Audio, File
+from llmprod.types import Audio, File, Image, Text, ToolResult
 
 __all__ = [
-    "add_extra", "decode_embeddings", "embed_body", "file_name", "function_of", "output_of", "sound_of",
+    "add_extra", "cache_mark", "decode_embeddings", "embed_body", "file_name", "function_of", "output_of", "sound_of",
 ]  # fmt: skip
 
 _OURS = ("stream", "n")
@@ -70,6 +70,12 @@ def output_of(output: OutputSchema, *, adapt: bool) -> dict[str, Any]:
         converted = strict_schema(schema)
         schema, strict = (schema, False) if converted is None else (converted, True)
     return {"name": output.name, "schema": schema, "strict": strict}
+
+
+def cache_mark(part: Text | Image | File | ToolResult, fmt: str) -> dict[str, Any]:
+    """Return the ``prompt_cache_breakpoint`` of a part's ``meta[fmt]``, if there is one; GPT-5.6 and later take it."""
+    mark = part.meta.get(fmt, {}).get("prompt_cache_breakpoint")
+    return {} if mark is None else {"prompt_cache_breakpoint": mark}
 
 
 def sound_of(part: Audio, target: str) -> dict[str, Any]:

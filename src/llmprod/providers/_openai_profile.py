@@ -51,6 +51,8 @@ class Profile:
         prefill_body: fields that make the server continue an assistant message that ends the prompt; None where it
             can't, empty where it needs none.
         finish_reasons: finish reasons of this server alone.
+        prompt_cache: how its prompt cache is told what to keep: ``openai`` (a key, and breakpoints for models that have
+            them), ``key`` (``prompt_cache_key`` alone, as Mistral has it), ``automatic``, or ``none`` (nothing known).
     """
 
     kind: str
@@ -84,6 +86,7 @@ class Profile:
     auto_tool_choice: bool = False
     prefill_body: Mapping[str, Any] | None = None
     finish_reasons: Mapping[str, FinishReason] = field(default_factory=lambda: _NOTHING)
+    prompt_cache: Literal["openai", "key", "automatic", "none"] = "none"
 
     @property
     def capabilities(self) -> Capabilities:
@@ -110,6 +113,7 @@ OPENAI = Profile(
     think_tags=False,
     echo_reasoning="never",
     strict_schemas=True,
+    prompt_cache="openai",
 )
 """OpenAI itself."""
 
@@ -127,6 +131,7 @@ PROFILES: Mapping[str, Profile] = {
         schema_in_prompt=True,
         strict_tools=True,
         prefill_body={"continue_final_message": True, "add_generation_prompt": False},
+        prompt_cache="automatic",
     ),
     "tgi": Profile(
         kind="tgi",
@@ -172,6 +177,7 @@ PROFILES: Mapping[str, Profile] = {
         merge_system=True,
         schema_style="json_object",
         schema_in_prompt=True,
+        prompt_cache="automatic",
         prefill_body={},
     ),
     "openrouter": Profile(

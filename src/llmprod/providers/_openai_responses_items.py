@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from llmprod.errors import InvalidArgument, UnsupportedParameter
-from llmprod.providers._openai_encode import file_name
+from llmprod.providers._openai_encode import cache_mark, file_name
 from llmprod.types import Audio, File, Image, Message, Opaque, Part, Refusal, Text, Thinking, ToolCall, ToolResult
 
 __all__ = ["FORMAT", "encode_items"]
@@ -53,14 +53,14 @@ def _content(parts: Iterable[Part], where: str, target: str) -> list[_Json]:
     content: list[_Json] = []
     for part in parts:
         if isinstance(part, Text):
-            content.append({"type": "input_text", "text": part.text})
+            content.append({"type": "input_text", "text": part.text, **cache_mark(part, FORMAT)})
         elif isinstance(part, Image):
-            content.append(_image(part))
+            content.append({**_image(part), **cache_mark(part, FORMAT)})
         elif isinstance(part, File):
             where_it_is = (
                 {"file_url": part.url} if part.url else {"filename": file_name(part), "file_data": part.data_url}
             )
-            content.append({"type": "input_file", **where_it_is})
+            content.append({"type": "input_file", **where_it_is, **cache_mark(part, FORMAT)})
         elif isinstance(part, Audio):
             raise UnsupportedParameter(target, ("audio",))
         elif isinstance(part, ToolCall):
@@ -81,6 +81,10 @@ def _result(result: ToolResult, custom: set[str]) -> _Json:
             _image(part) if isinstance(part, Image) else {"type": "input_text", "text": part.text}
             for part in result.content
         ]
+    mark = cache_mark(result, FORMAT)
+    if mark and output:
+        output = [{"type": "input_text", "text": output}] if isinstance(output, str) else output
+        output[-1] = {**output[-1], **mark}
     kind = "custom_tool_call_output" if result.call_id in custom else "function_call_output"
     return {"type": kind, "call_id": result.call_id, "output": output}
 

@@ -56,14 +56,16 @@ class PyreqwestEngine:
         self._options = options
         self._clients: dict[float | None, Client] = {}
 
-    async def post(self, url: str, headers: HeaderList, body: bytes, connect_timeout: float | None) -> Reply:
+    async def post(
+        self, url: str, headers: HeaderList, body: bytes, connect_timeout: float | None, *, method: str = "POST"
+    ) -> Reply:
         """Send and return once the response's headers are there."""
         check_address(url)
         check_headers(headers)
         client = self._clients.get(connect_timeout)
         if client is None:
             client = self._clients[connect_timeout] = self._client(connect_timeout)
-        builder = client.post(url).headers(headers).body_bytes(body)
+        builder = client.request(method, url).headers(headers).body_bytes(body)
         request = builder.streamed_read_buffer_limit(0).build_streamed()
         try:
             return PyreqwestReply(request, await _run(request.__aenter__()), self.loop)

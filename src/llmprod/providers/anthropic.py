@@ -116,6 +116,7 @@ class Anthropic(HTTPProvider):
             key=api_key,
             authorize=lambda key: ("x-api-key", key),
             http=http,
+            prompt_cache="anthropic",
         )
         self._answers_depend_on = [max_tokens, [beta] if isinstance(beta, str) else list(beta)]
 

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 from urllib.parse import quote
 
-from llmprod.errors import CallError, ProtocolError
+from llmprod.errors import CallError, InvalidArgument, ProtocolError
 from llmprod.events import Event, UsageUpdate
 from llmprod.provider import Capabilities
 from llmprod.providers._codec import Codec, Decoded, StreamDecoder, Wire
 from llmprod.providers._google_answer import ChunkDecoder, decode_answer
 from llmprod.providers._google_errors import error_from
-from llmprod.providers._google_request import FORMAT, encode_embedding, encode_request
+from llmprod.providers._google_request import FORMAT, encode_cached_content, encode_embedding, encode_request
 from llmprod.providers._google_usage import usage_of
 from llmprod.providers._http import HTTPOptions
 from llmprod.providers._http_provider import HTTPProvider, Key, find_key
-from llmprod.request import EmbedRequest, Request
+from llmprod.request import EmbedRequest, GenerateRequest, Request
 
 __all__ = ["Google", "GoogleCodec"]
 
 _URL = "https://generativelanguage.googleapis.com/v1beta"
+_CONTENT = re.compile(r"cachedContents/[\w.~-]+\Z")
 _ENCODED = Capabilities().parameters - {"parallel_tool_calls"}
 
 
@@ -117,7 +119,50 @@ class Google(HTTPProvider):
             key=api_key,
             authorize=lambda key: ("x-goog-api-key", key),
             http=http,
+            prompt_cache="google",
         )
+        self._resource = model if "/" in model else f"models/{model}"
+
+    async def keep_content(self, request: GenerateRequest, stable: int, seconds: float) -> tuple[str, int]:
+        """Let the API keep a request's tools and its first messages, for other requests to refer to.
+
+        Keeping it is billed by the hour and million tokens. :class:`llmprod.PromptCaching` does this by itself where
+        it was asked to.
+
+        Args:
+            request: the request.
+            stable: how many of its messages, from the first on.
+            seconds: for how long.
+
+        Returns:
+            The content's name, for ``extra["google"]["cachedContent"]`` of requests without these messages and without
+            tools, and how many tokens it has.
+
+        Raises:
+            CallError: the API refused, such as for content below its minimum.
+            ProtocolError: it did not say the content's name.
+        """
+        body = encode_cached_content(request, stable, self.model, self._resource, seconds)
+        told = await self._exchange("POST", "/cachedContents", body)
+        try:
+            name = told["name"]
+            tokens = int(told.get("usageMetadata", {}).get("totalTokenCount") or 0)
+        except (KeyError, TypeError, AttributeError, ValueError):
+            name, tokens = None, 0
+        if not isinstance(name, str) or not _CONTENT.match(name):
+            raise ProtocolError(detail="no name of the cached content", provider=self.kind, model=self.model)
+        return name, tokens
+
+    async def drop_content(self, name: str) -> None:
+        """Delete what :meth:`keep_content` made, which ends its bill.
+
+        Raises:
+            InvalidArgument: ``name`` is none that it gave.
+            CallError: the API refused, or could not be reached.
+        """
+        if not _CONTENT.match(name):
+            raise InvalidArgument("name", repr(name)[:60], "a name such as cachedContents/abc")
+        await self._exchange("DELETE", f"/{name}", None)
 
 
 def _capabilities(model: str, given: Capabilities | None) -> Capabilities:

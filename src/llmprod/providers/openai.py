@@ -76,6 +76,7 @@ class OpenAI(HTTPProvider):
             headers={**{name: value for name, value in billed.items() if value}, **given},
             key=None if signed else find_key(api_key, *OPENAI.key_env, needed=url == OPENAI.base_url),
             http=http,
+            prompt_cache=OPENAI.prompt_cache,
         )
 
 

@@ -71,6 +71,7 @@ class OpenAICompatible(HTTPProvider):
             key=None if signed else find_key(api_key, *known.key_env, needed=known.key_needed),
             authorize=(lambda key: ("api-key", key)) if known.key_header == "api-key" else None,
             http=http,
+            prompt_cache=known.prompt_cache,
         )
 
 

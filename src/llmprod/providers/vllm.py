@@ -112,6 +112,7 @@ class VLLM(HTTPProvider, TokenMethods, ScoreMethods):
             codec=ChatCodec(model, _PROFILE),
             base_url=_ADDRESS,
             capabilities=self._known_capabilities(None),
+            prompt_cache="automatic",
         )
 
     # ---- what it is -------------------------------------------------------------------------------------------------
