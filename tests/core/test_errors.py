@@ -91,6 +91,11 @@ TABLE = [
     ("RateLimitExceeded", OTHER, (False, False), "unknown"),
     ("BulkheadFull", OTHER, (False, False), "unknown"),
     ("Shed", OTHER, (False, False), "unknown"),
+    ("BudgetExceeded", OTHER, (False, False), "unknown"),
+    ("BudgetUnavailable", OTHER, (False, False), "unknown"),
+    ("PriceUnknown", OTHER, (False, False), "unknown"),
+    ("NotCached", OTHER, (False, False), "unknown"),
+    ("RunawayAnswer", FATAL, (False, False), "unknown"),
     ("NoUsableKey", SAME, (False, True), "unknown"),  # paused, unless all were refused
     ("EngineNotReady", SAME, (False, True), "unknown"),
     ("EngineStartFailed", OTHER, (False, False), "down"),
