@@ -201,7 +201,7 @@ async def test_a_process_that_dies_gives_its_places_back(server, other):
     await take(dying, "k", TWO)
     await take(dying, "k", TWO)
     assert await reserve(other, "k", TWO) == Shortage("concurrent", None)
-    dying._untold.clear()
+    dying._outbox.errands.clear()
     await dying.aclose()
     await anyio.sleep(0.6)
     await take(other, "k", TWO)
@@ -337,9 +337,9 @@ async def test_what_cannot_be_told_is_bounded(server):
     await reserve(store, requests=1)
     for _ in range(20_000):
         store.later(["k"], ["end"], lambda: None)
-    assert len(store._untold) == 10_000
+    assert len(store._outbox.errands) == 10_000
     server.start()
-    store._untold.clear()
+    store._outbox.errands.clear()
     await store.aclose()
 
 

@@ -9,13 +9,11 @@ redis-py has asyncio alone, and so has this: on trio keep limits in the process.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hashlib
 import itertools
 import logging
 import uuid
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -27,11 +25,11 @@ from llmprod.mechanisms.limit_store import DAY, Calibrated, Leave, Limits, Short
 from llmprod.mechanisms.rate_limit import RateLimiter, matches
 from llmprod.stores._limits_script import SCRIPT
 from llmprod.stores._redis_link import RedisLink
+from llmprod.stores._redis_outbox import Errand, Outbox
 
 __all__ = ["RedisLimits"]
 
 _SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
-_UNTOLD_AT_MOST = 10_000
 _LOCAL_AT_MOST = 10_000
 _log = logging.getLogger("llmprod")
 
@@ -91,8 +89,7 @@ class RedisLimits:
         self._process = uuid.uuid4().hex[:12]
         self._ids = itertools.count()
         self._seen = 1
-        self._telling: asyncio.Task[None] | None = None
-        self._untold: deque[tuple[list[str], list[str], Callable[[], None]]] = deque(maxlen=_UNTOLD_AT_MOST)
+        self._outbox = Outbox(self._link, _SHA, SCRIPT)
         self._local: OrderedDict[str, tuple[RateLimiter, Limits]] = OrderedDict()
 
     @property
@@ -147,7 +144,7 @@ class RedisLimits:
         if local is not None:
             local[0].throttled(seconds)
         if not self._link.lost:
-            self.later(self._keys(key), [*_head("throttled", limits), repr(float(seconds))], _nothing)
+            self.later(self._keys(key), [*_head("throttled", limits), repr(float(seconds))])
 
     def _without(
         self, key: str, limits: Limits, costs: Mapping[str, float], on_room: Callable[[], None]
@@ -180,62 +177,32 @@ class RedisLimits:
 
     def _is_back(self) -> None:
         # What the provider said before is of no use now; leases may still be there.
-        self._untold = deque((item for item in self._untold if item[1][0] == "end"), _UNTOLD_AT_MOST)
+        self._outbox.keep(lambda errand: errand.arguments[0] == "end")
         self._local.clear()  # what is under way holds on to its own limiter
         _log.warning("the shared store of rate limits is back")
-        self._start_telling()
+        self._outbox.start()
 
     # ---- telling what was used --------------------------------------------------------------------------------------
 
-    def later(self, keys: list[str], arguments: list[str], then: Callable[[], None]) -> None:
+    def later(self, keys: list[str], arguments: list[str], then: Callable[[], None] | None = None) -> None:
         """Run the script in the background; called by leases, also where nothing may be awaited."""
-        self._untold.append((keys, arguments, then))
-        if self._link.loop is not None and not self._link.lost and self._telling is None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
-                self._link.loop.call_soon_threadsafe(self._start_telling)
-
-    def _start_telling(self) -> None:
-        if self._telling is None and self._untold and not self._link.lost and self._link.loop is not None:
-            self._telling = self._link.loop.create_task(self._tell())
-
-    async def _tell(self) -> None:
-        try:
-            while self._untold and not self._link.lost:
-                item = self._untold.popleft()
-                try:
-                    await self._run(item[0], item[1])
-                except self._link.errors as error:
-                    self._untold.appendleft(item)  # to tell twice does no harm: a lease ends once
-                    self._link.lose(error)
-                    return
-                item[2]()
-        finally:
-            self._telling = None
+        self._outbox.add(Errand(keys, arguments, then))
 
     async def flush(self) -> None:
         """Return when what was settled has been told, or Redis is lost."""
-        if self._untold:
-            self._here()
-        while self._untold and not self._link.lost:
-            self._start_telling()
-            if self._telling is None:
-                return
-            await asyncio.wait([self._telling])
+        await self._outbox.flush(self._here)
 
     async def aclose(self) -> None:
         """Tell what is untold; close the connections, if they are ours."""
         await self.flush()
-        if self._telling is not None:
-            task = self._telling
-            task.cancel()
-            await asyncio.wait([task])
+        await self._outbox.aclose()
         await self._link.aclose()
 
     # ---- Redis ------------------------------------------------------------------------------------------------------
 
     def _here(self) -> None:
         if self._link.here():
-            self._telling = None
+            self._outbox.moved()
 
     async def _run(self, keys: list[str], arguments: list[str]) -> Any:
         return await self._link.run(_SHA, SCRIPT, keys, arguments)
@@ -298,7 +265,7 @@ class _Lease:
             if 0 <= least < believed:
                 changed.append(Calibrated(limit.name, believed, least))
         if changed:
-            self._store.later(self._keys, [*_head("calibrate", self._limits), *told], _nothing)
+            self._store.later(self._keys, [*_head("calibrate", self._limits), *told])
         return changed
 
 
@@ -308,10 +275,6 @@ def _head(operation: str, limits: Limits) -> list[str]:
         kind = "0" if limit.period >= DAY else "2" if limit.paced else "1"
         head += [limit.name, repr(limit.rate), repr(float(limit.depth)), kind]
     return head
-
-
-def _nothing() -> None:
-    pass
 
 
 def _text(value: Any) -> str:

@@ -9,14 +9,11 @@ redis-py has asyncio alone, and so has this: on trio keep budgets in the process
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hashlib
 import itertools
 import logging
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -26,12 +23,12 @@ from llmprod.errors import BudgetUnavailable, InvalidArgument
 from llmprod.mechanisms.budget_store import Bound, Level, Reserved, Short
 from llmprod.stores._budgets_script import SCRIPT
 from llmprod.stores._redis_link import RedisLink
+from llmprod.stores._redis_outbox import Errand, Outbox
 
 __all__ = ["RedisBudgets"]
 
 _SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 _TRIES = 4
-_UNTOLD_AT_MOST = 10_000
 _log = logging.getLogger("llmprod")
 
 
@@ -80,8 +77,7 @@ class RedisBudgets:
             "RedisBudgets", server, timeout=timeout, clock=SYSTEM_CLOCK, random=SYSTEM_RANDOM,
             on_lost=self._is_lost, on_back=self._is_back,
         )  # fmt: skip
-        self._untold: deque[tuple[list[str], list[str]]] = deque(maxlen=_UNTOLD_AT_MOST)
-        self._telling: asyncio.Task[None] | None = None
+        self._outbox = Outbox(self._link, _SHA, SCRIPT)
         self.prefix = prefix
         self.when_lost: Literal["refuse", "allow"] = when_lost
         self.lease: float = float(lease)
@@ -114,7 +110,7 @@ class RedisBudgets:
         head = ["reserve", self._flag, known, str(amount), repr(self.lease)]
         try:
             answer, names, ends = await self._ask(bounds, head, limits=True)
-            if not int(answer[0]) and (self._untold or self._telling is not None):
+            if not int(answer[0]) and not self._outbox.empty:
                 await self.flush()  # what is short may be what this process has settled and not told yet
                 answer, names, ends = await self._ask(bounds, head, limits=True)
         except BudgetUnavailable:
@@ -152,53 +148,22 @@ class RedisBudgets:
 
     async def flush(self) -> None:
         """Return when everything that was settled has been told, or the server is lost."""
-        if self._untold:
-            self._here()
-        while (self._untold or self._telling is not None) and not self._link.lost:
-            self._start_telling()
-            if self._telling is None:
-                return
-            await asyncio.wait([self._telling])
+        await self._outbox.flush(self._here)
 
     async def aclose(self) -> None:
         """Tell what is untold; close the connections, if they are ours."""
         await self.flush()
-        if self._telling is not None:
-            self._telling.cancel()
-            await asyncio.wait([self._telling])
+        await self._outbox.aclose()
         await self._link.aclose()
 
-    # ---- what is told later -----------------------------------------------------------------------------------------
-
-    def _later(self, keys: list[str], arguments: list[str]) -> None:
-        self._untold.append((keys, arguments))
-        if self._link.loop is not None and not self._link.lost and self._telling is None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
-                self._link.loop.call_soon_threadsafe(self._start_telling)
-
-    def _start_telling(self) -> None:
-        if self._telling is None and self._untold and not self._link.lost and self._link.loop is not None:
-            self._telling = self._link.loop.create_task(self._tell())
-
-    async def _tell(self) -> None:
-        try:
-            while self._untold and not self._link.lost:
-                keys, arguments = self._untold[0]
-                try:
-                    await self._link.run(_SHA, SCRIPT, keys, arguments)
-                except self._link.errors as error:
-                    self._link.lose(error)  # to tell twice does no harm: a reservation ends once
-                    return
-                self._untold.popleft()
-        finally:
-            self._telling = None
+    # ---- lost, and back ---------------------------------------------------------------------------------------------
 
     def _is_lost(self, error: BaseException) -> None:
         _log.warning("the shared store of budgets is lost (%s); %s", type(error).__name__, self.when_lost)
 
     def _is_back(self) -> None:
         _log.warning("the shared store of budgets is back")
-        self._start_telling()
+        self._outbox.start()
 
     # ---- the server -------------------------------------------------------------------------------------------------
 
@@ -239,11 +204,11 @@ class RedisBudgets:
         names = list(reserved.accounts) if kind == "1" else []
         ends = [name.rpartition("-")[2] for name in names]
         known = reserved.id.removeprefix("?") + ("?" if kind == "1" else "")
-        self._later(self._keys(names), ["end", self._flag, known, str(actual), kind, *ends])
+        self._outbox.add(Errand(self._keys(names), ["end", self._flag, known, str(actual), kind, *ends]))
 
     def _here(self) -> None:
         if self._link.here():
-            self._telling = None
+            self._outbox.moved()
 
     @property
     def _flag(self) -> str:
