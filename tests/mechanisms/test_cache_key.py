@@ -91,6 +91,7 @@ OTHERS: dict[type, dict[str, list[Any]]] = {
         "description": ["", "Finds."],
         "parameters": [{"type": "object"}, {"type": "object", "properties": {"a": {"type": "string"}}}],
         "strict": [None, True, False],
+        "meta": [{}, {"anthropic": {"cache_control": {"type": "ephemeral"}}}],
     },
     OutputSchema: {
         "name": ["answer", "other"],
@@ -201,7 +202,7 @@ def test_every_field_of_a_context_is_in_the_key_or_known_to_change_no_answer():
     in_the_key = {"tags", "prompt"}  # of the tags, the scope's
     not_in_it = {
         "clock", "random", "call", "deadline", "connect_timeout", "idle_timeout", "lineage", "priority", "listeners",
-        "lane", "insist", "alternatives", "cache",
+        "lane", "insist", "alternatives", "cache", "tolls",
     }  # fmt: skip
     assert {item.name for item in fields(Context)} == in_the_key | not_in_it
 

@@ -293,9 +293,13 @@ anyio.run(main)
 async def test_a_budget_that_is_used_up_stays_so_after_a_restart(tmp_path):
     for expected in ("Hi", None):
         store = DiskBudgets(tmp_path / "b.db")
-        wrapped = Budget(BudgetLimit("0.0001", per=1e9), price={"scripted": (1, 1)}, store=store, assume_output=90)(
-            Scripted(then=["Hi", 0.0])
-        )
+        wrapped = Budget(
+            BudgetLimit("0.0001", per=1e9),
+            price={"scripted": (1, 1)},
+            tokens=lambda request: 10,
+            store=store,
+            assume_output=90,
+        )(Scripted(then=["Hi", 0.0]))
         served = None
         try:
             while True:

@@ -203,7 +203,7 @@ async def test_requests_can_be_bounded_by_what_is_reserved(set_it, sent):
 
 
 async def test_a_model_s_own_limit_is_reserved_where_it_is_known():
-    known = {("a", ""): 400}
+    known = {("a", "a"): 400}
     for name, reserved in (("a", 410), ("b", 110)):
         kept = Kept(day(1000), output_limit=lambda *model: known.get(model))
         response = await kept(Scripted(used(1), name=name)).send(STREAM, context())
