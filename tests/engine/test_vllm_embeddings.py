@@ -1,8 +1,9 @@
 """Embeddings of the embedded engine are those of ``vllm serve``, read by us and by OpenAI's own SDK.
 
 One text at a time the same kernels do the same sums, so that only the last bits of a float32 may differ, by how it was
-written down. In a batch of another make-up bf16's last bit may differ: 2**-8 of a component, which for these vectors of
-length 1 and 256 components (the largest about 0.2) is less than 1e-3.
+written down. In a batch of another make-up, or where the beginning of a text comes from the prefix cache (in blocks of
+128 tokens), sums are made in another order and bf16 rounds differently in each layer: 1e-3 was seen, and 2**-8 allowed,
+bf16's last bit of a number just below 1, the vectors' length. Vectors of different texts differ by ten times that.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tests.engine.engines import OTHER_MODEL, engine
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("default", "error:::llmprod")]
 
-ALONE, BATCH = 1e-6, 1e-3
+ALONE, ROUNDED = 1e-6, 2**-8
 TEXTS = {
     "word": "fox",
     "sentence": "The fox saw the hen, and the hen saw the fox.",
@@ -53,7 +54,8 @@ async def test_embedded_as_served(embedding: VLLM, vllm_embedding_server: str, t
     assert len(vector) == 256
     assert math.hypot(*vector) == pytest.approx(1, abs=1e-3)
     assert vector == close(theirs.embeddings[0], ALONE)
-    assert vector == close(official.data[0].embedding, ALONE)  # in base64 here, the SDK's default
+    # In base64, the SDK's default. The server has read the text before: a long one's beginning is in its cache.
+    assert vector == close(official.data[0].embedding, ROUNDED if text == "long" else ALONE)
     assert ours.usage is not None
     assert theirs.usage is not None
     assert ours.usage.total_input == theirs.usage.total_input == official.usage.prompt_tokens > 0
@@ -74,11 +76,11 @@ async def test_batches(embedding: VLLM, vllm_embedding_server: str) -> None:
     assert embedded.embeddings is not None
     assert theirs.embeddings is not None
     for place, vector in enumerate(embedded.embeddings):
-        assert vector == close(theirs.embeddings[place], BATCH)
-        assert vector == close(official.data[place].embedding, BATCH)
-        assert vector == close(alone[place][0], BATCH)
+        assert vector == close(theirs.embeddings[place], ROUNDED)
+        assert vector == close(official.data[place].embedding, ROUNDED)
+        assert vector == close(alone[place][0], ROUNDED)
         others = [other for number, other in enumerate(embedded.embeddings) if number != place]
-        assert all(vector != close(other, 10 * BATCH) for other in others), "or the order could not be told"
+        assert all(vector != close(other, 10 * ROUNDED) for other in others), "or the order could not be told"
 
 
 async def test_token_ids(embedding: VLLM, vllm_embedding_server: str, tiny_model: Path) -> None:
@@ -104,7 +106,7 @@ async def test_token_ids(embedding: VLLM, vllm_embedding_server: str, tiny_model
     vector, *same, reversed_ = [(answer.embeddings or ())[0] for answer in (by_ids, by_text, of_server, other)]
     for known in (*same, official.data[0].embedding):
         assert vector == close(known, ALONE)
-    assert vector != close(reversed_, 10 * BATCH)
+    assert vector != close(reversed_, 10 * ROUNDED)
 
 
 async def test_dimensions_of_a_model_that_has_one_size(embedding: VLLM, vllm_embedding_server: str) -> None:
@@ -137,5 +139,5 @@ def test_dimensions_of_a_matryoshka_model(tiny_model: Path, vllm_embedding_serve
     (vector,) = short.embeddings
     first = theirs.embeddings[0][:16]
     assert len(vector) == 16
-    assert vector == close([value / math.hypot(*first) for value in first], BATCH)
+    assert vector == close([value / math.hypot(*first) for value in first], ROUNDED)
     assert whole.embeddings[0] == close(theirs.embeddings[0], ALONE)

@@ -20,8 +20,9 @@ pytestmark = [
 
 GREEDY: dict[str, Any] = {"max_tokens": 8, "temperature": 0, "logprobs": 1}
 MOST = 3
-SQUARE, WIDE = (5 * (4 + 2) + 2 + 2, 3 * (4 + 2) + 1 + 2)
-"""Tokens of an image: a tile's four and two marks, for each tile and the whole, the rows' ends, and the last marks."""
+SQUARE, WIDE = 5 * (4 + 2) + 2 + 3, 3 * (4 + 2) + 1 + 3
+"""Tokens that an image adds: four and two marks for each tile and for the whole; a line's end after each row of tiles,
+before the whole, and before the text; a mark at the end."""
 
 
 @pytest.fixture(scope="module")
