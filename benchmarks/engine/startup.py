@@ -60,7 +60,7 @@ def starts(every: bool) -> Iterator[Start]:
     """Yield what is measured, the one that fills the folders first."""
     yield from CHOSEN[: 1 if every else None]
     if every:
-        for method, eager, bytecode, caches in itertools.product(METHODS, (True, False), BYTECODE, reversed(CACHES)):
+        for method, eager, bytecode, caches in itertools.product(METHODS, (True, False), reversed(BYTECODE), CACHES):
             yield Start(method, eager, bytecode, caches)
 
 
@@ -94,8 +94,8 @@ def measure(start: Start, model: str, options: dict[str, Any], folder: Path) -> 
         RuntimeError: it failed; the message ends with what it said.
     """
     with tempfile.TemporaryDirectory(dir=folder) as empty:
-        caches = folder / "caches"
-        if start.caches == "cold" and caches.exists():  # the first start fills what is then kept
+        caches = folder / ("caches-eager" if start.eager else "caches-compiled")
+        if start.caches == "cold" and caches.exists():  # the first of its kind fills what is then kept
             caches = Path(empty) / "caches"
         env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | {
             "VLLM_CACHE_ROOT": str(caches),
