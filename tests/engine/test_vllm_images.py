@@ -117,6 +117,7 @@ async def test_bytes_that_are_no_image(seeing: VLLM) -> None:
 
 async def test_a_model_that_sees_says_so(seeing: VLLM) -> None:
     assert seeing.capabilities.images
+    assert not seeing.capabilities.audio
     assert seeing.capabilities.generate
 
 
