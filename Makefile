@@ -41,7 +41,7 @@ test-vllm: $(VENV_VLLM)/.test ## run the tests that drive a real vLLM engine (CP
 	$(VENV_VLLM)/bin/python -m pytest -m vllm $(ARGS)
 
 test-vllm-oldest: $(VENV_VLLM_OLDEST)/.test ## run those of what an engine answers on the oldest vLLM (another 3.4 GB)
-	$(VENV_VLLM_OLDEST)/bin/python -m pytest -m vllm $(or $(ARGS),tests/engine/test_vllm_embedded.py tests/engine/test_vllm_same_answers.py)
+	$(VENV_VLLM_OLDEST)/bin/python -m pytest -m vllm $(or $(ARGS),tests/engine/test_vllm_embedded.py tests/engine/test_vllm_same_answers.py tests/engine/test_vllm_tokens.py)
 
 test-ray: $(VENV_VLLM)/.ray ## run the engine on a Ray of this machine (adds Ray to the environment of test-vllm)
 	$(VENV_VLLM)/bin/python -m pytest -m vllm tests/engine/test_ray.py $(ARGS)

@@ -242,8 +242,9 @@ def test_in_a_notebook_and_when_its_kernel_is_killed(tiny_model: Path, tmp_path:
         pids = [int(pid) for pid in said[2].split()[1:]]
         assert pids
         assert all(map(alive, pids))
-        os.kill(manager.provisioner.pid, signal.SIGKILL)
+        kernel, channels = manager.provisioner.process, runner.kc
+        kernel.kill()
+        kernel.wait()
         gone(pids)
-        channels = runner.kc
-    channels.stop_channels()
+    channels.stop_channels()  # nbclient leaves what belongs to a dead kernel open
     manager.cleanup_resources()

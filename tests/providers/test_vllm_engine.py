@@ -268,6 +268,37 @@ async def test_stop_while_starting_waits_for_it_and_leaves_nothing(stage: Stage)
     assert engine not in at_exit.living
 
 
+async def test_who_looks_when_the_stop_is_over_is_told_of_it(stage: Stage) -> None:
+    engine = stage.engine()
+    stage.gate.clear()
+    held, go = threading.Event(), threading.Event()
+    failures: list[BaseException] = []
+
+    async def slow() -> None:
+        async with anyio.create_task_group() as group:
+
+            async def wait() -> None:
+                failures.append(await failure_of(engine.ready()))
+
+            group.start_soon(wait)
+            await until(lambda: engine._waiting)
+            held.set()
+            go.wait(20)  # this loop sees nothing of what happens meanwhile
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(anyio.to_thread.run_sync, anyio.run, slow)
+        await until(held.is_set)
+        group.start_soon(engine.stop, 0.0)
+        await until(lambda: engine._stopping is not None)
+        stage.gate.set()
+        await until(lambda: engine.state == "stopped" and engine._stopping is None)
+        go.set()
+    (failure,) = failures
+    assert isinstance(failure, EngineNotReady)
+    await until(lambda: not engine._waiting)
+    assert not engine._turned_away
+
+
 async def test_drain_refuses_new_calls_and_a_second_stop_can_cut_it_short(stage: Stage) -> None:
     stage.app = never_ends
     engine = stage.engine()

@@ -160,18 +160,17 @@ class VLLM(HTTPProvider, TokenMethods, ScoreMethods):
 
     def _known_capabilities(self, current: Incarnation | None) -> Capabilities:
         generates = self.options.runner != "pooling"
-        window, media = self.options.max_model_len, True
+        window, media = self.options.max_model_len, frozenset(("image", "audio"))  # whatever it may turn out to take
         if current is not None:
-            config = current.config.model_config
-            window = int(config.max_model_len)
-            media = bool(getattr(config, "is_multimodal_model", True))
+            window = int(current.config.model_config.max_model_len)
+            media = current.media
             generates = "generate" in current.tasks
         return replace(
             _PROFILE.capabilities,
             generate=generates,
             embeddings=not generates,
-            images=media,
-            audio=media,
+            images="image" in media,
+            audio="audio" in media,
             context_window=window,
         )
 

@@ -73,6 +73,7 @@ class Engine:
         self._began: float = 0.0
         self._home: Home | None = None
         self._waiting: set[Channel[None]] = set()
+        self._turned_away: set[Channel[None]] = set()
         self._task: asyncio.Task[None] | None = None
         self._starting: Incarnation | None = None
         self._stopping: asyncio.Task[None] | None = None
@@ -139,13 +140,13 @@ class Engine:
                 failure = self.failure
                 if self.state == "failed" and failure is not None:
                     raise _again(failure)
-                if self.state == "stopping" and self._refuses:
+                if channel in self._turned_away or (self.state == "stopping" and self._refuses):
                     raise EngineNotReady(provider="vllm", detail="being stopped")
                 if context is not None and context.alternatives:
                     raise EngineNotReady(provider="vllm", detail=self._doing(), retry_after=self._left())
                 await channel.receive()
         finally:
-            home.crossing.soon(self._waiting.discard, channel)
+            home.crossing.soon(self._leave, channel)
 
     async def start(self) -> Incarnation:
         """Start it and wait; after a failure it is tried anew, and one that is being stopped is started after that."""
@@ -200,6 +201,10 @@ class Engine:
         elif self.state == "ready" and self.running is None:
             self._died()
         channel.send(None)
+
+    def _leave(self, channel: Channel[None]) -> None:
+        self._waiting.discard(channel)
+        self._turned_away.discard(channel)
 
     async def _start_by_hand(self) -> None:
         if self._stopping is not None:
@@ -310,8 +315,12 @@ class Engine:
 
     def _has_stopped(self, _: object) -> None:
         self._stopping = None
-        if self.state == "stopped" and self._waiting and not self._refuses:
-            self._begin(0.0)
+        if self.state == "stopped" and self._waiting:
+            if self._refuses:  # who hasn't looked yet would find an engine that is stopped, and wait for ever
+                self._turned_away |= self._waiting
+                self._to("stopped")
+            else:
+                self._begin(0.0)
         self._refuses = False
 
     async def _shut(self) -> None:

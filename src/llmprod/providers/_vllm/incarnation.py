@@ -74,6 +74,7 @@ class Incarnation:
         app: the application.
         config: vLLM's configuration.
         tasks: what the model is for, by vLLM's words, such as ``generate`` or ``embed``.
+        media: what it takes besides text, by vLLM's words.
         capabilities: what the provider made of that.
         times: how long the start took.
     """
@@ -87,6 +88,7 @@ class Incarnation:
         self.app: Any = None
         self.config: Any = None
         self.tasks: tuple[str, ...] = ()
+        self.media: frozenset[str] = frozenset()
         self.times: StartTimes = StartTimes()
         self.closed: bool = False
         self.capabilities: Capabilities | None = None
@@ -187,6 +189,7 @@ class Incarnation:
         if hasattr(engine, "get_supported_tasks"):
             tasks = await engine.get_supported_tasks()
         self.tasks = tuple(tasks)
+        self.media = modules.media(self.config.model_config)
         model_config = getattr(engine, "model_config", None)
         self.app = call_with(modules.build_app, args=args, supported_tasks=tasks, model_config=model_config)
         lean(self.app)
