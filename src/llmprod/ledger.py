@@ -51,7 +51,7 @@ class Ledger:
     """
 
     def __init__(self, *, labels: Sequence[str] = ("endpoint", "user", "tenant"), rows_at_most: int = 20_000) -> None:
-        self.labels = _validate.strings("labels", labels)
+        self.labels: tuple[str, ...] = _validate.strings("labels", labels)
         _validate.whole("rows_at_most", rows_at_most, 1)
         self.columns: tuple[str, ...] = (*_FIXED, *self.labels, *_PROMPT)
         if len(set(self.columns)) < len(self.columns):

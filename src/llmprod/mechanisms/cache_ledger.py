@@ -126,7 +126,7 @@ class CacheLedger:
     def __init__(self, target: str, price: Callable[[str, Usage], Decimal | None] | None) -> None:
         self._target = target
         self._price = price
-        self.stats = PromptCacheStats()
+        self.stats: PromptCacheStats = PromptCacheStats()
 
     def add(self, usage: Usage | None, expected: float = 0.0) -> None:
         """Add a call.

@@ -67,7 +67,7 @@ class FlexCapacity:
         self._rest = rest
         self._clock = clock
         self._until = 0.0
-        self.offered = True
+        self.offered: bool = True
         """The provider has flex for this model, as far as is known."""
 
     @property

@@ -47,8 +47,8 @@ class TokenCorrector:
     __slots__ = ("_ratios", "_results", "count", "factor")
 
     def __init__(self) -> None:
-        self.factor = 1.0
-        self.count = 0
+        self.factor: float = 1.0
+        self.count: int = 0
         self._ratios: deque[tuple[float, float]] = deque(maxlen=_WINDOW)
         self._results: deque[float] = deque(maxlen=_ERRORS)  # real count by corrected estimate
 

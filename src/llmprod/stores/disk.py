@@ -88,7 +88,7 @@ class DiskStore:
             importlib.import_module("llmprod.stores._disk_cache")
         except ModuleNotFoundError:
             raise ImportError("DiskStore needs diskcache: pip install llmprod[disk]") from None
-        self.path = Path(os.path.abspath(path))
+        self.path: Path = Path(os.path.abspath(path))
         self.max_bytes = max_bytes
         self.timeout = timeout
         self.inline = inline

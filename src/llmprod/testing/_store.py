@@ -23,7 +23,7 @@ class StoreConformance:
     object that shares what ``store`` keeps, as another process would have it; unless you give one it is the same.
     """
 
-    short = 0.3
+    short: float = 0.3
     """Seconds that an entry lives which is to go; more for a store whose times are coarse."""
 
     @pytest.fixture

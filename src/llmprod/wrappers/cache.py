@@ -174,7 +174,7 @@ class Cache(Wrapper):
         self.prices = prices
         self.classify = classify
         self.now: Callable[[], float] = time.time if now is None else now
-        self.counts = Counts()
+        self.counts: Counts = Counts()
 
     def wrap(self, inner: Provider) -> Provider:
         """Cache ``inner``'s answers."""

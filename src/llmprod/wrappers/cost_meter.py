@@ -89,11 +89,11 @@ class CostMeter(Wrapper):
             raise InvalidArgument("tokens", type(tokens).__name__, "a function of a request or a text, or None")
         if now is not None and not callable(now):
             raise InvalidArgument("now", type(now).__name__, "a function that tells the seconds since 1970, or None")
-        self.prices = PriceBook() if prices is None else prices
-        self.ledger = Ledger() if ledger is None else ledger
+        self.prices: PriceBook = PriceBook() if prices is None else prices
+        self.ledger: Ledger = Ledger() if ledger is None else ledger
         self.on_cost = told
-        self.now = time.time if now is None else now
-        self.estimate = UsageEstimate(tokens)
+        self.now: Callable[[], float] = time.time if now is None else now
+        self.estimate: UsageEstimate = UsageEstimate(tokens)
 
     def wrap(self, inner: Provider) -> Provider:
         """Count what calls of ``inner`` cost."""

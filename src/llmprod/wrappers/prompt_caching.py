@@ -125,7 +125,9 @@ class PromptCaching(Wrapper):
         self.keep_content = keep_content
         self.sort_tools = sort_tools
         self.lint = lint
-        self.price = _from_book(prices) if isinstance(prices, PriceBook) else as_prices(prices)
+        self.price: Callable[[str, Usage], Decimal | None] | None = (
+            _from_book(prices) if isinstance(prices, PriceBook) else as_prices(prices)
+        )
         self.clock = clock
         self.warmth: Warmth = Warmth(clock=clock) if warmth is None else warmth
         self._ledgers: dict[str, CacheLedger] = {}
