@@ -366,8 +366,8 @@ async def test_two_processes_keep_one_pace(store, other):
     async with anyio.create_task_group() as tasks:
         for stack in stacks * 3:
             tasks.start_soon(several, stack)
-    # 60 calls at 20 a second
-    assert 2.8 < time.monotonic() - started < 4.0
+    # 60 calls at 20 a second; each at a pace of its own, they would be over in half the time
+    assert 2.8 < time.monotonic() - started < 12
 
 
 @pytest.mark.parametrize("options", [{}, {"at_most_waiting": 0}, {"wait_at_most": 0.3}])
