@@ -101,7 +101,7 @@ async def test_stream_equals_whole(local: VLLM) -> None:
         whole = await client.generate("Count.", **GREEDY)
         async with client.stream("Count.", **GREEDY) as stream:
             pieces = [event.text async for event in stream if isinstance(event, TextDelta)]
-    assert len(pieces) > 2, "not all at once; half a character waits for the rest, and a slow reader gets several"
+    assert len(pieces) > 1, "not all at once; half a character waits for the rest, and a slow reader gets several"
     assert "".join(pieces) == stream.text == whole.text
     assert stream.finish_reason == whole.finish_reason
     assert stream.usage is not None
@@ -244,7 +244,7 @@ async def test_reasoning_is_told_apart_and_free_of_the_grammar(thinking: VLLM, t
                 events = [event async for event in response]
             thoughts = [place for place, event in enumerate(events) if isinstance(event, ThinkingDelta)]
             said = [place for place, event in enumerate(events) if isinstance(event, TextDelta)]
-            assert len(thoughts) > 1
+            assert thoughts  # one or more, as they come
             assert max(thoughts) < min(said)
         else:
             response = await client.generate("Why?", **options)

@@ -231,7 +231,7 @@ async def test_a_stream_equals_the_whole(narrow: VLLM) -> None:
     whole = await narrow.complete(PROMPT, **options)
     async with narrow.stream_complete(PROMPT, **options) as stream:
         deltas = [delta async for delta in stream]
-    assert len(deltas) > 3, "one after the other; several tokens in one where the reader is slow"
+    assert len(deltas) >= 3, "one for each at least; several tokens in one where the reader is slow"
     built = stream.completion
     assert [choice.token_ids for choice in built.choices] == [choice.token_ids for choice in whole.choices]
     assert [choice.text for choice in built.choices] == [choice.text for choice in whole.choices]
