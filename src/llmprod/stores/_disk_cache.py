@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import importlib
 import sqlite3
-import time
+from functools import partial
 from typing import Any
+
+from llmprod.stores._sqlite import patiently
 
 diskcache: Any = importlib.import_module("diskcache")
 
@@ -150,23 +152,16 @@ class BytesCache(diskcache.Cache):  # type: ignore[misc]
             one.close()
 
 
+def _run(link: sqlite3.Connection, statement: str) -> None:
+    link.execute(statement).fetchall()
+
+
 def connect(path: str, timeout: float) -> sqlite3.Connection:
     """Return a connection with our pragmas, whatever the database says."""
     link = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
     try:
-        end = time.monotonic() + max(timeout, 1.0)
         for pragma in _PRAGMAS:
-            while True:
-                try:
-                    link.execute(f"PRAGMA {pragma}").fetchall()
-                    break
-                except sqlite3.OperationalError as error:
-                    # SQLite does not wait by itself where another process changes to WAL mode at this moment.
-                    if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-                        raise
-                    if time.monotonic() > end:
-                        raise
-                    time.sleep(0.002)
+            patiently(partial(_run, link, f"PRAGMA {pragma}"), timeout)
     except BaseException:
         link.close()
         raise

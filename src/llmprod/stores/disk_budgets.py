@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from typing import Any, Literal, TypeVar
 
@@ -25,6 +26,7 @@ from llmprod import _validate
 from llmprod._loops import post, running_loop
 from llmprod.errors import BudgetUnavailable, InvalidArgument
 from llmprod.mechanisms.budget_store import Bound, Level, Reserved, Short
+from llmprod.stores._sqlite import patiently
 
 __all__ = ["DiskBudgets"]
 
@@ -227,9 +229,7 @@ class DiskBudgets:
         if self._connection is None:
             made = sqlite3.connect(self.path, timeout=self.timeout, isolation_level=None, check_same_thread=False)
             try:
-                made.execute("PRAGMA journal_mode=WAL")
-                made.execute("PRAGMA synchronous=NORMAL")
-                made.executescript(_SCHEMA)
+                patiently(partial(_prepare, made), self.timeout)
             except BaseException:
                 made.close()
                 raise
@@ -330,3 +330,9 @@ def _level(connection: sqlite3.Connection, bound: Bound, now: float) -> tuple[st
     name, ends = bound.account(now)
     row = connection.execute("SELECT spent, reserved FROM accounts WHERE name = ?", (name,)).fetchone()
     return name, Level(row[0], row[1], ends) if row is not None else Level(0, 0, ends)
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.executescript(_SCHEMA)
