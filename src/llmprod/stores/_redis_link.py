@@ -157,6 +157,12 @@ class RedisLink:
             await client.aclose()
 
 
+def check_prefix(prefix: object) -> None:
+    """Raise InvalidArgument unless it can begin a key: in braces stands what a cluster keeps together."""
+    if not isinstance(prefix, str) or not prefix or "{" in prefix or "}" in prefix:
+        raise InvalidArgument("prefix", repr(prefix)[:40], "a string without braces")
+
+
 def _address(url: str) -> str:
     scheme, _, rest = url.partition("://")
     known = {"valkey": "redis", "valkeys": "rediss", "redis": "redis", "rediss": "rediss", "unix": "unix"}

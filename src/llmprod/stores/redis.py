@@ -24,7 +24,7 @@ from llmprod.mechanisms.limit_headers import LimitReading
 from llmprod.mechanisms.limit_store import DAY, Calibrated, Leave, Limits, Shortage
 from llmprod.mechanisms.rate_limit import RateLimiter, matches
 from llmprod.stores._limits_script import SCRIPT
-from llmprod.stores._redis_link import RedisLink
+from llmprod.stores._redis_link import RedisLink, check_prefix
 from llmprod.stores._redis_outbox import Errand, Outbox
 
 __all__ = ["RedisLimits"]
@@ -72,8 +72,7 @@ class RedisLimits:
     ) -> None:
         if when_lost not in ("local_share", "refuse"):
             raise InvalidArgument("when_lost", repr(when_lost)[:40], "local_share, refuse")
-        if not isinstance(prefix, str) or not prefix or "{" in prefix or "}" in prefix:
-            raise InvalidArgument("prefix", repr(prefix)[:40], "a string without braces")
+        check_prefix(prefix)
         _validate.whole("processes", processes, 1, optional=True)
         _validate.seconds("lease", lease)
         self._link = RedisLink(

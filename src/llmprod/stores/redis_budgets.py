@@ -22,7 +22,7 @@ from llmprod.clock import SYSTEM_CLOCK, SYSTEM_RANDOM
 from llmprod.errors import BudgetUnavailable, InvalidArgument
 from llmprod.mechanisms.budget_store import Bound, Level, Reserved, Short
 from llmprod.stores._budgets_script import SCRIPT
-from llmprod.stores._redis_link import RedisLink
+from llmprod.stores._redis_link import RedisLink, check_prefix
 from llmprod.stores._redis_outbox import Errand, Outbox
 
 __all__ = ["RedisBudgets"]
@@ -70,8 +70,7 @@ class RedisBudgets:
             raise InvalidArgument("when_lost", repr(when_lost)[:40], "refuse, allow")
         if lapsed not in ("spent", "returned"):
             raise InvalidArgument("lapsed", repr(lapsed)[:40], "spent, returned")
-        if not isinstance(prefix, str) or not prefix or "{" in prefix or "}" in prefix:
-            raise InvalidArgument("prefix", repr(prefix)[:40], "a string without braces")
+        check_prefix(prefix)
         _validate.seconds("lease", lease)
         self._link = RedisLink(
             "RedisBudgets", server, timeout=timeout, clock=SYSTEM_CLOCK, random=SYSTEM_RANDOM,

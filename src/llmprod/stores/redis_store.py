@@ -18,9 +18,9 @@ from typing import Any
 
 from llmprod import _validate
 from llmprod.clock import SYSTEM_CLOCK, SYSTEM_RANDOM, Clock, Random
-from llmprod.errors import InvalidArgument, StoreUnavailable, machine_token
+from llmprod.errors import StoreUnavailable, machine_token
 from llmprod.store import check_entry, check_key
-from llmprod.stores._redis_link import RedisLink
+from llmprod.stores._redis_link import RedisLink, check_prefix
 from llmprod.stores._warn import Warner
 
 __all__ = ["RedisStore"]
@@ -78,8 +78,7 @@ class RedisStore:
         clock: Clock = SYSTEM_CLOCK,
         random: Random = SYSTEM_RANDOM,
     ) -> None:
-        if not isinstance(prefix, str) or not prefix or "{" in prefix or "}" in prefix:
-            raise InvalidArgument("prefix", repr(prefix)[:40], "a string without braces")
+        check_prefix(prefix)
         _validate.whole("at_once", at_once, 1)
         self._link = RedisLink(
             "RedisStore", server, timeout=timeout, clock=clock, random=random, on_lost=_lost, on_back=_back
