@@ -71,25 +71,6 @@ def test_several_engines_are_added() -> None:
     assert (meter.stats().running, meter.waiting(), meter.kv_cache_use()) == (5, 5, 0.9)
 
 
-@given(st.lists(st.tuples(st.floats(0.001, 1.0), st.integers(1, 50), st.integers(0, 500)), min_size=1, max_size=30))
-def test_what_the_tokens_cost_adds_up_to_the_busy_time(steps: list[tuple[float, int, int]]) -> None:
-    clock = HandClock()
-    meter = EngineMeter(clock=clock)
-    meter.call_began()
-    before = meter.mark()
-    paid = 0.0
-    for seconds, generated, prompt in steps:
-        began = meter.mark()
-        clock.time += seconds
-        meter.step(EngineStep(generated_tokens=generated, prompt_tokens=prompt))
-        paid += began.seconds_per_token(meter.mark()) * (generated + prompt)
-    meter.call_ended()
-    after = meter.mark()
-    assert paid == pytest.approx(after.busy - before.busy)
-    assert after.tokens == sum(generated + prompt for _, generated, prompt in steps)
-    assert after.seconds_per_token(after) == 0.0
-
-
 @pytest.mark.parametrize("price", ["2.49", 2.49, Decimal("2.49")], ids=["text", "number", "decimal"])
 def test_prices(price: object) -> None:
     assert hourly_price("price", price) == Decimal("2.49")
@@ -121,11 +102,11 @@ CALLS = st.lists(
 
 
 @given(CALLS)
-def test_busy_time_and_counts_only_grow_and_the_calls_pay_for_all_of_it(events: list[tuple[str, float, int]]) -> None:
-    """Calls that overlap in any way: what each token cost, summed over the steps, is the busy time."""
+def test_busy_time_and_counts_only_grow_and_all_of_it_is_shared_out(events: list[tuple[str, float, int]]) -> None:
+    """Calls that overlap in any way: the busy time up to the last step is shared out."""
     clock = HandClock()
     meter = EngineMeter(clock=clock)
-    inside, busy, paid, last = 0, 0.0, 0.0, meter.mark()
+    inside, busy, tokens_told, last, at_last_step = 0, 0.0, 0, meter.share_mark(), 0.0
     for kind, seconds, tokens in events:
         if kind == "begin":
             meter.call_began()
@@ -137,18 +118,21 @@ def test_busy_time_and_counts_only_grow_and_the_calls_pay_for_all_of_it(events: 
             clock.time += seconds
             busy += seconds if inside else 0.0
         elif kind == "step" and inside and tokens:
-            meter.step(EngineStep(running=inside, generated_tokens=tokens))
-            mark = meter.mark()
-            paid += last.seconds_per_token(mark) * tokens
-            last = mark
-        stats, mark = meter.stats(), meter.mark()
+            meter.step(EngineStep(running=inside, generated_tokens=tokens, between_tokens_seconds=(0.1,) * inside))
+            tokens_told += tokens
+            at_last_step = busy
+        stats, mark = meter.stats(), meter.share_mark()
         assert meter.in_flight == stats.in_flight == inside
         assert stats.busy_seconds == pytest.approx(busy)
-        assert (mark.busy, mark.tokens) >= (last.busy, last.tokens)
-        assert last.seconds_per_token(last) == 0.0
+        assert (mark.busy, mark.tokens, mark.per_token, mark.steps) >= (last.busy, last.tokens, last.per_token, 0)
+        assert mark.of_prompt(mark) == mark.of_answer(mark) == 0.0
         assert stats.tokens_per_second is None or stats.tokens_per_second >= 0
         assert meter.waiting() >= 0
-    assert paid == pytest.approx(last.busy), "up to the last step"
+        last = mark
+    assert last.busy == pytest.approx(at_last_step)
+    assert last.tokens == tokens_told
+    mean = meter.seconds_per_token()
+    assert mean is None if not tokens_told else mean == pytest.approx(busy / tokens_told)
 
 
 def test_an_engine_that_ended_runs_nothing() -> None:

@@ -1,9 +1,8 @@
 """What an engine does, from what it tells after each step: queue, cache, tokens, time, and what a token costs.
 
-A token's cost is measured, not assumed: the engine's price by the second, times the seconds in which it was busy, over
-the tokens that it computed in them. A call pays for its own tokens at the rate of the time in which it ran, the
-prompt's and the answer's apart, so that the sum over all calls is the price of the busy time, and a full batch makes
-each cheaper. Prompt tokens that the prefix cache had are not computed and not paid for.
+A token's cost is measured, not assumed: the engine's price by the second, times the seconds in which it was busy,
+shared out to the calls by the tokens that were computed for them (see :mod:`llmprod.mechanisms.engine_share`). Prompt
+tokens that the prefix cache had are not computed and not paid for.
 """
 
 from __future__ import annotations
@@ -16,9 +15,10 @@ from weakref import WeakValueDictionary
 
 from llmprod.clock import SYSTEM_CLOCK, Clock
 from llmprod.errors import InvalidArgument
+from llmprod.mechanisms.engine_share import CallBill, EngineShare, ShareMark
 from llmprod.response import EngineTiming
 
-__all__ = ["EngineMark", "EngineMeter", "EngineStats", "EngineStep", "FinishedCall", "hourly_price"]
+__all__ = ["EngineMeter", "EngineStats", "EngineStep", "FinishedCall", "hourly_price"]
 
 _WINDOW = 60.0
 _SAMPLES = 2048
@@ -31,6 +31,9 @@ class FinishedCall:
     Attributes:
         request: its id.
         queue, prefill, decode: seconds, as in :class:`EngineTiming`.
+        prompt_tokens: prompt tokens computed for it, those found in the prefix cache left out.
+        generated_tokens: answer tokens.
+        arrived: when it arrived, by the engine's clock; None if not told.
         preempted: how often it had to give up its place in the cache.
     """
 
@@ -38,6 +41,9 @@ class FinishedCall:
     queue: float
     prefill: float
     decode: float
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    arrived: float | None = None
     preempted: int = 0
 
 
@@ -57,6 +63,7 @@ class EngineStep:
         draft_tokens: tokens proposed by speculation.
         accepted_tokens: those accepted.
         first_token_seconds: of each request whose first token came in this step, the seconds since it arrived.
+        first_arrived: when those arrived, by the engine's clock.
         between_tokens_seconds: of the others, the seconds since their last token.
         finished: requests that ended.
     """
@@ -72,6 +79,7 @@ class EngineStep:
     draft_tokens: int = 0
     accepted_tokens: int = 0
     first_token_seconds: tuple[float, ...] = ()
+    first_arrived: tuple[float, ...] = ()
     between_tokens_seconds: tuple[float, ...] = ()
     finished: tuple[FinishedCall, ...] = ()
 
@@ -120,24 +128,6 @@ class EngineStats:
     busy_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class EngineMark:
-    """A reading of the meter, to be subtracted from a later one.
-
-    Attributes:
-        busy: busy seconds so far.
-        tokens: tokens computed so far, prompts' and answers'.
-    """
-
-    busy: float
-    tokens: int
-
-    def seconds_per_token(self, later: EngineMark) -> float:
-        """Return the busy seconds that a token took from this reading to ``later``; 0 if none was computed."""
-        tokens = later.tokens - self.tokens
-        return (later.busy - self.busy) / tokens if tokens > 0 else 0.0
-
-
 class EngineMeter:
     """Adds up an engine's steps and the calls of this process.
 
@@ -159,6 +149,9 @@ class EngineMeter:
         self._betweens: deque[float] = deque(maxlen=_SAMPLES)
         self._rate: deque[tuple[float, int]] = deque()
         self._watched: WeakValueDictionary[str, EngineTiming] = WeakValueDictionary()
+        self._bills: WeakValueDictionary[str, CallBill] = WeakValueDictionary()
+        self._shares: dict[int, EngineShare] = {}
+        self._shared_to = 0.0
 
     # ---- written --------------------------------------------------------------------------------------------------
 
@@ -180,6 +173,11 @@ class EngineMeter:
         timing = self._watched[request] = EngineTiming()
         return timing
 
+    def bill(self, request: str) -> CallBill:
+        """Return what the request of this id will have to pay for; begin it before the request is sent."""
+        bill = self._bills[request] = CallBill(self.share_mark())
+        return bill
+
     def step(self, step: EngineStep, engine: int = 0) -> None:
         """Add what engine number ``engine`` (of several data-parallel ones) told."""
         self._steps[engine] = step
@@ -193,20 +191,41 @@ class EngineMeter:
         self._firsts.extend(step.first_token_seconds)
         self._betweens.extend(step.between_tokens_seconds)
         self._finished += len(step.finished)
+        busy, share = self._busy_so_far(), self._share_out(step, engine)
         for call in step.finished:
-            timing = self._watched.get(call.request)
+            timing, bill = self._watched.get(call.request), self._bills.get(call.request)
             if timing is not None:
                 timing.queue, timing.prefill, timing.decode = call.queue, call.prefill, call.decode
-        if step.generated_tokens:
-            busy = self.mark().busy
-            if not self._rate or busy - self._rate[-1][0] > 0.5:
-                self._rate.append((busy, self._generated))
-                while busy - self._rate[0][0] > _WINDOW:
-                    self._rate.popleft()
+            if bill is not None:
+                prompt, answer = call.prompt_tokens, call.generated_tokens
+                bill.add(share.sequence(call.arrived, prompt, answer), prompt, answer)
+        if step.generated_tokens and (not self._rate or busy - self._rate[-1][0] > 0.5):
+            self._rate.append((busy, self._generated))
+            while busy - self._rate[0][0] > _WINDOW:
+                self._rate.popleft()
 
     def engine_ended(self) -> None:
-        """Forget the levels: nothing runs or waits in an engine that is gone."""
+        """Forget the levels: nothing runs or waits in an engine that is gone, and what it computed last was lost."""
         self._steps.clear()
+        self._shared_to = self._busy_so_far()
+        for share in list(self._shares.values()):
+            share.forget()
+
+    def _share_out(self, step: EngineStep, engine: int) -> EngineShare:
+        share = self._shares.get(engine)
+        if share is None:
+            share = self._shares[engine] = EngineShare()
+        busy = self._busy_so_far()
+        told = len(step.first_token_seconds) + len(step.between_tokens_seconds)
+        share.step(
+            busy - self._shared_to,
+            step.prompt_tokens,
+            step.generated_tokens,
+            firsts=step.first_arrived,
+            under_way=step.running + len(step.finished) > told,
+        )
+        self._shared_to = busy
+        return share
 
     # ---- read -----------------------------------------------------------------------------------------------------
 
@@ -223,19 +242,31 @@ class EngineMeter:
         """Share of the KV cache that is taken, of the fullest engine."""
         return max((step.kv_cache_use for step in list(self._steps.values())), default=0.0) if self._in_flight else 0.0
 
-    def mark(self) -> EngineMark:
-        """Return a reading of busy time and tokens."""
+    def share_mark(self) -> ShareMark:
+        """Return a reading of what was shared out, over all engines."""
+        marks = [share.mark for share in list(self._shares.values())]
+        return ShareMark(
+            sum(mark.busy for mark in marks),
+            sum(mark.tokens for mark in marks),
+            sum(mark.per_token for mark in marks),
+            sum(mark.steps for mark in marks),
+        )
+
+    def seconds_per_token(self) -> float | None:
+        """Return the mean busy seconds of a token, of prompts and answers alike; None before any."""
+        tokens = self._prompt + self._generated
+        return self._busy_so_far() / tokens if tokens else None
+
+    def _busy_so_far(self) -> float:
         since = self._busy_since
-        busy = self._busy + (self._now() - since if since is not None else 0.0)
-        return EngineMark(busy, self._prompt + self._generated)
+        return self._busy + (self._now() - since if since is not None else 0.0)
 
     def stats(self) -> EngineStats:
         """Return all numbers."""
-        mark = self.mark()
-        rate = None
+        busy, rate = self._busy_so_far(), None
         if self._rate:
             then, tokens = self._rate[0]
-            rate = (self._generated - tokens) / (mark.busy - then) if mark.busy - then > 0.1 else None
+            rate = (self._generated - tokens) / (busy - then) if busy - then > 0.1 else None
         return EngineStats(
             in_flight=self._in_flight,
             running=sum(step.running for step in list(self._steps.values())),
@@ -254,7 +285,7 @@ class EngineMeter:
             ttft_p50=_quantile(self._firsts, 0.5),
             ttft_p95=_quantile(self._firsts, 0.95),
             between_tokens_p50=_quantile(self._betweens, 0.5),
-            busy_seconds=mark.busy,
+            busy_seconds=busy,
         )
 
 

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Hashable
 from dataclasses import fields, replace
 from decimal import Decimal
-from hashlib import blake2b
 from typing import ClassVar, Literal, Unpack
 from uuid import uuid4
 
@@ -26,7 +25,8 @@ from llmprod.errors import (
     UnsupportedParameter,
 )
 from llmprod.mechanisms.concurrency_limit import QueueLimit
-from llmprod.mechanisms.engine_meter import EngineMark, EngineStats, hourly_price
+from llmprod.mechanisms.engine_meter import EngineMeter, EngineStats, hourly_price
+from llmprod.mechanisms.engine_share import CallBill
 from llmprod.mechanisms.restart import RestartPolicy
 from llmprod.provider import Capabilities
 from llmprod.providers._codec import Wire
@@ -47,7 +47,6 @@ __all__ = ["VLLM"]
 
 _PROFILE = replace(PROFILES["vllm"], kind="vllm", base_url=None, key_env=())
 _ADDRESS = "http://vllm/v1"
-_HOUR = Decimal(3600)
 _SHOWN = 0.001
 
 
@@ -318,7 +317,7 @@ class VLLM(HTTPProvider, TokenMethods, ScoreMethods):
             incarnation.check_prompt_logprobs()
         headers = [*self._headers, ("x-request-id", request_id)]
         timing = incarnation.meter.watch(request_id)
-        began = incarnation.meter.mark()
+        bill = None if self.price_per_hour is None else incarnation.meter.bill(request_id)
         try:
             reply = await InMemory(incarnation).post(_ADDRESS + wire.path, headers, to_json(wire.body), None)
             reply.headers["x-request-id"] = request_id
@@ -329,8 +328,8 @@ class VLLM(HTTPProvider, TokenMethods, ScoreMethods):
             self._sign(error, request_id)
             raise error
         response.engine_timing = timing
-        if self.price_per_hour is not None:
-            self._price(response, incarnation, began)
+        if bill is not None:
+            self._price(response, incarnation.meter, bill)
         return response
 
     def _wire(self, request: Request, context: Context) -> Wire:
@@ -345,36 +344,25 @@ class VLLM(HTTPProvider, TokenMethods, ScoreMethods):
         if context.priority and self.options.scheduling_policy == "priority":
             wire.body.setdefault("priority", -context.priority)  # vLLM runs the lowest first
         if self.isolate_prefixes_by is not None:
-            value = context.tags.get(self.isolate_prefixes_by, "")
-            wire.body.setdefault("cache_salt", blake2b(value.encode(), digest_size=16).hexdigest())
+            wire.body.setdefault("cache_salt", self._salt(context.tags))
         return wire
 
     def cost_of(self, usage: Usage | None) -> Decimal | None:
         """What a usage costs at the engine's mean pace since it was made; None without ``price_per_hour``."""
-        if self.price_per_hour is None or usage is None:
+        seconds = self._engine.meter.seconds_per_token()
+        if usage is None or seconds is None:
             return None
-        mark = self._engine.meter.mark()
-        if not mark.tokens:
-            return None
-        computed = usage.total - usage.cached
-        return self.price_per_hour / _HOUR * Decimal(str(mark.busy)) / mark.tokens * computed
+        return self._cost(seconds * (usage.total - usage.cached))
 
-    def _price(self, response: Response, incarnation: Incarnation, began: EngineMark) -> None:
-        meter = incarnation.meter
-        first = None if response.closed else meter.mark()
-        rate = (self.price_per_hour or Decimal(0)) / _HOUR
+    def _price(self, response: Response, meter: EngineMeter, bill: CallBill) -> None:
+        if not response.closed:
+            bill.first_token(meter.share_mark())
 
         def settle(outcome: Outcome) -> None:
             usage = outcome.usage
-            if usage is None:
-                return
-            end = meter.mark()
-            prompt, answer = usage.total_input - usage.cached, usage.total_output
-            if first is None:
-                seconds = began.seconds_per_token(end) * (prompt + answer)
-            else:
-                seconds = began.seconds_per_token(first) * prompt + first.seconds_per_token(end) * answer
-            response.cost = rate * Decimal(seconds)
+            if usage is not None:
+                computed = usage.total_input - usage.cached
+                response.cost = self._cost(bill.seconds(computed, usage.total_output, meter.share_mark()))
 
         response.on_close(settle)
 

@@ -73,7 +73,8 @@ class CompletionStream:
 
     def close(self) -> None:
         """Abort what the engine still computes, at once; nothing more is handed out. May be called more than once."""
-        self._closed = True
+        if not self._closed:
+            self._settle()
         self._ready.clear()
         if self._started is not None:
             self._started.call.abandon()

@@ -59,11 +59,15 @@ def _step(scheduler: Any, iteration: Any) -> EngineStep:
         values["generated_tokens"] = getattr(iteration, "num_generation_tokens", 0)
         values["preemptions"] = getattr(iteration, "num_preempted_reqs", 0)
         values["prompt_tokens"] = _computed(iteration)
-        values["first_token_seconds"] = tuple(getattr(iteration, "time_to_first_tokens_iter", ()))
+        firsts = tuple(getattr(iteration, "time_to_first_tokens_iter", ()))
+        at = getattr(iteration, "iteration_timestamp", None)  # both are counted from a request's arrival to here
+        values["first_token_seconds"] = firsts
+        if at is not None:
+            values["first_arrived"] = tuple(at - seconds for seconds in firsts)
         values["between_tokens_seconds"] = tuple(getattr(iteration, "inter_token_latencies_iter", ()))
         finished = getattr(iteration, "finished_requests", ())
         if finished:
-            values["finished"] = tuple(map(_finished, finished))
+            values["finished"] = tuple(_finished(call, at) for call in finished)
     return EngineStep(**values)
 
 
@@ -76,11 +80,14 @@ def _computed(iteration: Any) -> int:
     return int(getattr(iteration, "num_prompt_tokens", 0))
 
 
-def _finished(call: Any) -> FinishedCall:
+def _finished(call: Any, at: float | None) -> FinishedCall:
     return FinishedCall(
         request=request_of(getattr(call, "request_id", None) or ""),
         queue=getattr(call, "queued_time", 0.0),
         prefill=getattr(call, "prefill_time", 0.0),
         decode=getattr(call, "decode_time", 0.0),
+        prompt_tokens=max(0, getattr(call, "num_prompt_tokens", 0) - getattr(call, "num_cached_tokens", 0)),
+        generated_tokens=getattr(call, "num_generation_tokens", 0),
+        arrived=None if at is None else at - getattr(call, "e2e_latency", 0.0),
         preempted=getattr(call, "num_preemptions", 0),
     )

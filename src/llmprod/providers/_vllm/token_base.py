@@ -27,6 +27,7 @@ from llmprod.providers._vllm.tokens import Begin, TokenCall, tokenized
 __all__ = ["TokenBase", "as_prompt"]
 
 _ADDRESS = "http://vllm"
+_HOUR = 3600
 
 
 class TokenBase:
@@ -50,9 +51,11 @@ class TokenBase:
             what = "rank(), classify(), embed_tokens()" if runner == "pooling" else "complete(), score() and their like"
             raise InvalidArgument("runner", repr(self.options.runner), f"{runner!r} for {what}")
 
+    def _cost(self, seconds: float) -> Decimal | None:
+        """Return what busy seconds of the engine cost; None without ``price_per_hour``."""
+        return None if self.price_per_hour is None else self.price_per_hour / _HOUR * Decimal(str(seconds))
+
     def _salt(self, tags: Mapping[str, str] | None) -> str | None:
-        if tags is not None:
-            _validate.labels("tags", tags)
         if self.isolate_prefixes_by is None:
             return None
         value = (tags or {}).get(self.isolate_prefixes_by, "")

@@ -26,8 +26,6 @@ from llmprod.types import coerce_messages
 
 __all__ = ["TokenMethods"]
 
-_HOUR = Decimal(3600)
-
 
 class TokenMethods(TokenBase):
     """Tokens in, tokens out, as only an engine of this process can.
@@ -113,6 +111,8 @@ class TokenMethods(TokenBase):
     ) -> tuple[Begin, Sampling]:
         self._need("generate")
         _validate.whole("priority", priority, -(2**31))
+        if tags is not None:
+            _validate.labels("tags", tags)
         if priority and self.options.scheduling_policy != "priority":
             given = f"{priority} with scheduling_policy={self.options.scheduling_policy!r}"  # vLLM would ignore it
             raise InvalidArgument("priority", given, "0, or an engine with scheduling_policy='priority'")
@@ -131,13 +131,10 @@ class TokenMethods(TokenBase):
         incarnation = await self._ready(Context.new(seconds=deadline, tags=tags))
         meter = incarnation.meter
         request_id = uuid4().hex
-        timing, began = meter.watch(request_id), meter.mark()
+        timing, bill = meter.watch(request_id), meter.bill(request_id)
 
         def cost(computed: int, written: int) -> Decimal | None:
-            if self.price_per_hour is None:
-                return None
-            seconds = began.seconds_per_token(meter.mark()) * (computed + written)
-            return self.price_per_hour / _HOUR * Decimal(seconds)
+            return self._cost(bill.seconds(computed, written, meter.share_mark()))
 
         return Started(TokenCall(incarnation, begin, request_id).start(), timing, cost)
 
