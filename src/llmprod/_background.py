@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import anyio
 from anyio.from_thread import BlockingPortal
 
+from llmprod._loops import close_later, running_loop
 from llmprod.errors import ForkedProcess
 
 __all__ = ["Background", "background"]
@@ -26,6 +27,7 @@ class Background:
     def __init__(self) -> None:
         self.pid: int = os.getpid()
         self._portal: BlockingPortal | None = None
+        self._loop: Any = None
         self._ready = threading.Event()
         self._closers: weakref.WeakSet[Any] = weakref.WeakSet()
         self._failure: BaseException | None = None
@@ -46,7 +48,7 @@ class Background:
 
     async def _serve(self) -> None:
         async with BlockingPortal() as portal:
-            self._portal = portal
+            self._portal, self._loop = portal, running_loop()
             self._ready.set()
             await portal.sleep_until_stopped()
 
@@ -73,11 +75,13 @@ class Background:
             future.cancel()
             raise
 
-    def soon(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
-        """Start ``function(*args)`` on the loop without waiting; does nothing once the loop is gone."""
-        if os.getpid() == self.pid and self._portal is not None:
-            with contextlib.suppress(RuntimeError):
-                self._portal.start_task_soon(function, *args)
+    def close_later(self, aclose: Callable[[], Awaitable[None]]) -> None:
+        """Run ``aclose`` on the loop soon; does nothing once the loop is gone.
+
+        For finalisers: those run in any thread at any moment, the loop's own included, and must wait for nothing.
+        """
+        if os.getpid() == self.pid and self._loop is not None:
+            close_later(self._loop, aclose)
 
     def close_at_exit(self, owner: Any) -> None:
         """Await ``owner.aclose()`` on the loop when the interpreter exits, if ``owner`` still lives then."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -65,8 +64,7 @@ class SyncResponse:
     def __del__(self) -> None:
         response = getattr(self, "response", None)
         if response is not None and not response.closed:
-            with contextlib.suppress(Exception):
-                self._loop.soon(response.aclose)
+            self._loop.close_later(response.aclose)
 
     @property
     def text(self) -> str:

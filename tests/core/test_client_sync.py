@@ -2,10 +2,12 @@
 
 import asyncio
 import contextvars
+import gc
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import pytest
 
@@ -164,3 +166,68 @@ def test_an_engine_is_held_by_each_client_and_stopped_by_the_last_even_one_that_
     assert (len(engine.holders), engine.stopped) == (1, 0)
     second.close()
     assert (len(engine.holders), engine.stopped) == (0, 1)
+
+
+class Endless(BaseProvider):
+    """Speaks until it is closed."""
+
+    name = "endless"
+    capabilities = Capabilities()
+
+    async def _send(self, request, context, dropped):
+        async def words():
+            while True:
+                yield TextDelta("on ")
+
+        return Response(provider=self.name, context=context, request=request, source=words())
+
+
+def until_closed(response: Response) -> None:
+    until = time.monotonic() + 60
+    while not response.closed:
+        assert time.monotonic() < until, "never closed"
+        time.sleep(0.001)
+
+
+def test_a_stream_dropped_by_a_collection_on_the_loops_own_thread_is_closed():
+    with Client(Endless()) as client:
+        held = [client.stream("Hi").__enter__()]
+        response = held[0].response
+
+        async def drop() -> None:
+            held.clear()
+            gc.collect()
+
+        background().run(drop)
+        until_closed(response)
+
+
+def test_dropping_a_stream_waits_for_nothing():
+    """A collection may come while its thread holds a lock for which the loop's thread waits."""
+    lock, waiting = threading.Lock(), threading.Event()
+
+    async def wait() -> None:
+        waiting.set()
+        with lock:
+            pass
+
+    with Client(Endless()) as client:
+        held = [client.stream("Hi").__enter__()]
+        response = held[0].response
+        with lock:
+            blocked = threading.Thread(target=lambda: background().run(wait))
+            blocked.start()
+            assert waiting.wait(60)
+
+            def drop() -> None:
+                held.clear()
+                gc.collect()
+
+            dropping = threading.Thread(target=drop)
+            dropping.start()
+            dropping.join(60)
+            stuck = dropping.is_alive()
+        blocked.join(60)
+        dropping.join(60)
+        assert not stuck
+        until_closed(response)

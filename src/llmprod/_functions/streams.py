@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
 from typing import Any
 
@@ -36,6 +35,7 @@ class SyncStream(Generator[Any, None, None]):
     """
 
     def __init__(self, start: Callable[[], Response] | None = None, *, response: Response | None = None) -> None:
+        self._loop = background()  # known beforehand: a finaliser must not wait for the lock under which it is made
         self._start = start
         self._response = response
 
@@ -45,7 +45,7 @@ class SyncStream(Generator[Any, None, None]):
                 raise StopIteration
             start, self._start = self._start, None
             self._response = start()
-        item = background().run(next_item, self._response)
+        item = self._loop.run(next_item, self._response)
         if item is END:
             raise StopIteration
         return item
@@ -65,7 +65,7 @@ class SyncStream(Generator[Any, None, None]):
         """Stop reading and release what the stream holds."""
         self._start = None
         if self._response is not None and not self._response.closed:
-            background().run(self._response.aclose)
+            self._loop.run(self._response.aclose)
 
     def __enter__(self) -> SyncStream:
         return self
@@ -76,8 +76,7 @@ class SyncStream(Generator[Any, None, None]):
     def __del__(self) -> None:
         response = getattr(self, "_response", None)
         if response is not None and not response.closed:
-            with contextlib.suppress(Exception):
-                background().soon(response.aclose)
+            self._loop.close_later(response.aclose)
 
     def __getattr__(self, name: str) -> Any:
         inner = _inner(self, name)
