@@ -85,10 +85,12 @@ def hosted(server: FaultServer) -> OpenAI:
     return OpenAI("hosted", base_url=f"{server.url}/v1", api_key="none")
 
 
-def stacks(engine: VLLM, server: FaultServer, *, resume: bool = True) -> tuple[Provider, Provider]:
+def stacks(
+    engine: VLLM, server: FaultServer, *, resume: bool = True, first_token: float = FIRST_TOKEN
+) -> tuple[Provider, Provider]:
     """Hosted first with the engine behind it, and the engine first with hosted behind it."""
     options: dict[str, Any] = {
-        "timeouts": AttemptTimeout(connect=1.0, first_token=FIRST_TOKEN, idle=FIRST_TOKEN),
+        "timeouts": AttemptTimeout(connect=first_token / 2, first_token=first_token, idle=first_token),
         "extra": [Resume(ContinueText(), Restart())] if resume else [],
         "budget": RetryBudget(ratio=1.0),  # all streams that an engine's death cuts at once may go on
         "deadline": 60.0,

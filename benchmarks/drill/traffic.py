@@ -115,7 +115,7 @@ class Traffic:
             call.attempts = response.context.call.attempts
         return call
 
-    async def until(self, found: Callable[[Call], bool], *, since: float, within: float = 60.0) -> Call:
+    async def until(self, found: Callable[[Call], bool], *, since: float, within: float = 300.0) -> Call:
         """Wait for an answered call that began at ``since`` or later and is such a one."""
         with anyio.fail_after(within):
             while True:

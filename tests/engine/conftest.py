@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -18,10 +19,10 @@ import pytest
 
 from benchmarks.engine.targets import server_module
 from llmprod import VLLM
-from tests.engine.engines import OTHER_MODEL, engine, tool
+from tests.engine.engines import OTHER_MODEL, PLACES, engine, tool
 
 ROOT = Path(__file__).resolve().parents[2]
-_START = 300.0
+_START = 600.0
 
 GENERATE = [
     "--enable-auto-tool-choice", "--tool-call-parser", "hermes",
@@ -38,10 +39,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@contextlib.contextmanager
+def _port() -> Iterator[int]:
+    """Hold a free port for a server: while it starts, nobody else is given it, and the server may bind it too."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.bind(("127.0.0.1", 0))
+        yield int(held.getsockname()[1])
 
 
 def _serve(command: list[str], port: int, log: Path, ready: str, env: dict[str, str]) -> Iterator[str]:
@@ -66,14 +71,14 @@ def _serve(command: list[str], port: int, log: Path, ready: str, env: dict[str, 
 
 
 def _vllm(model: Path, log: Path, *options: str) -> Iterator[str]:
-    port = _free_port()
     env = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [
-        sys.executable, "-m", server_module(), "--model", str(model),
-        "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--enforce-eager",
-        "--max-model-len", "2048", *options,
-    ]  # fmt: skip
-    return _serve(command, port, log, "/health", env)
+    with _port() as port:
+        command = [
+            sys.executable, "-m", server_module(), "--model", str(model),
+            "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--enforce-eager",
+            "--dtype", "float32", "--max-model-len", "2048", *options,
+        ]  # fmt: skip
+        yield from _serve(command, port, log, "/health", env)
 
 
 def _answers(url: str) -> bool:
@@ -109,8 +114,9 @@ def adapters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
 def local(tiny_model: Path, adapters: dict[str, str]) -> Iterator[VLLM]:
     """An engine of this process that generates, with tools, priorities and two adapters."""
     provider = engine(
-        tiny_model, tool_call_parser="hermes", scheduling_policy="priority", loras=adapters, price_per_hour="3.6"
-    )
+        tiny_model, tool_call_parser="hermes", scheduling_policy="priority", loras=adapters, price_per_hour="3.6",
+        max_num_seqs=PLACES,
+    )  # fmt: skip
     anyio.run(provider.start)
     yield provider
     anyio.run(provider.stop)
@@ -140,12 +146,12 @@ def llamacpp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("llamacpp")
     model = folder / "tiny.gguf"
     subprocess.run([sys.executable, str(ROOT / "tools" / "make_tiny_gguf.py"), str(model)], check=True)
-    port = _free_port()
-    command = [
-        sys.executable, "-m", "llama_cpp.server", "--model", str(model), "--model_alias", "tiny", "--n_ctx", "512",
-        "--host", "127.0.0.1", "--port", str(port),
-    ]  # fmt: skip
-    yield from _serve(command, port, folder / "log", "/v1/models", {})
+    with _port() as port:
+        command = [
+            sys.executable, "-m", "llama_cpp.server", "--model", str(model), "--model_alias", "tiny", "--n_ctx", "512",
+            "--host", "127.0.0.1", "--port", str(port),
+        ]  # fmt: skip
+        yield from _serve(command, port, folder / "log", "/v1/models", {})
 
 
 @pytest.fixture

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
+
+import anyio
 
 from llmprod import VLLM
 
@@ -24,12 +28,22 @@ OTHER_OPTIONS: dict[str, Any] = json.loads(os.environ.get("LLMPROD_ENGINE_OPTION
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+PRECISE: dict[str, Any] = {} if OTHER_MODEL else {"dtype": "float32"}
+"""An option that makes a greedy or seeded answer the same in every batch, on every CPU, and read from the cache or not.
+
+In bf16 the last bits depend on all three, and of a random model's two likeliest tokens the other may become the first.
+"""
+
+PLACES = 64
+"""How many requests the shared engine computes together."""
+
 CPU: dict[str, Any] = {
     "max_model_len": 2048,
     "enforce_eager": True,  # a tiny model gains nothing by compilation
     "start_method": "fork",  # starts in 10 seconds instead of 20
     "kv_cache_gib": 1,
     "progress": False,
+    **PRECISE,
 }
 
 
@@ -58,6 +72,55 @@ def sober(model: Path | str) -> dict[str, int]:
     return {
         str(number): -100 for word, number in vocabulary.items() if not set(word) <= printable or set(word) == {blank}
     }
+
+
+def plain(model: Path | str) -> dict[str, int]:
+    """Return a ``logit_bias`` that keeps a random model to words of small letters, each of them one token.
+
+    Where such a text is cut, its tokens are those that were said: an engine that goes on from it goes on the same.
+    """
+    tokenizer = json.loads((Path(model) / "tokenizer.json").read_text("utf-8"))
+    words: dict[str, int] = tokenizer["model"]["vocab"] | {
+        word["content"]: word["id"] for word in tokenizer["added_tokens"]
+    }
+    return {str(number): -100 for word, number in words.items() if not re.fullmatch(chr(0x120) + "[a-z]{2,}", word)}
+
+
+async def until(true: Callable[[], object], seconds: float = 300.0) -> None:
+    """Wait until it is true; the limit is for what never comes, even where a start takes a minute."""
+    with anyio.fail_after(seconds):
+        while not true():  # noqa: ASYNC110 - a state that is told nowhere
+            await anyio.sleep(0.05)
+
+
+async def in_order_of_priority(local: VLLM, places: int, ask: Callable[[int, int], Awaitable[object]]) -> None:
+    """Require that of those who wait for a place in the batch, the ones with a higher priority get it first.
+
+    ``ask(tokens, priority)`` asks for so many tokens. Long answers hold all places until the others wait; then one
+    place is given up, and they go through it one after the other.
+    """
+    order: list[int] = []
+    async with anyio.create_task_group() as holding:
+        place = anyio.CancelScope()
+
+        async def hold(scope: anyio.CancelScope) -> None:
+            with scope:
+                await ask(1900, 0)
+
+        async def one(priority: int) -> None:
+            await ask(3, priority)
+            order.append(priority)
+
+        for number in range(places):
+            holding.start_soon(hold, place if number == 0 else anyio.CancelScope())
+        await until(lambda: local.stats().running == places)
+        for waiting, priority in enumerate((0, 0, 0, 5, 9, 5), start=1):
+            holding.start_soon(one, priority)
+            await until(lambda waiting=waiting: local.stats().waiting == waiting)
+        place.cancel()
+        await until(lambda: len(order) == 6)
+        holding.cancel_scope.cancel()
+    assert order == [9, 5, 5, 0, 0, 0]
 
 
 def processes(parent: int | None = None) -> list[int]:
@@ -89,8 +152,8 @@ def alive(pid: int) -> bool:
 
 
 def gone(pids: list[int]) -> None:
-    """Require that the processes end within seconds; end those that don't."""
-    limit = time.monotonic() + 10
+    """Require that the processes end soon (a busy machine has a minute); end those that don't."""
+    limit = time.monotonic() + 60
     while any(map(alive, pids)) and time.monotonic() < limit:
         time.sleep(0.05)
     left = [pid for pid in pids if alive(pid)]

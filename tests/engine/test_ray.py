@@ -43,9 +43,9 @@ def job(tiny_model: Path) -> Job:
     mark = str(os.getpid())
     env = {**os.environ, MARK: mark, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "tests" / "engine" / "ray_job.py"), str(tiny_model)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=280, cwd=ROOT)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=1200, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-4000:]
-    for _ in range(300):  # Ray's own processes take a moment to end
+    for _ in range(1200):  # Ray's own processes take a moment to end
         if not marked(mark):
             break
         time.sleep(0.1)

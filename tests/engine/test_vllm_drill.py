@@ -15,7 +15,6 @@ import pytest
 
 from benchmarks.drill.scenarios import (
     FAULTS,
-    FIRST_TOKEN,
     HEALTHY,
     burst,
     engine_is_killed,
@@ -24,7 +23,7 @@ from benchmarks.drill.scenarios import (
     stacks,
 )
 from benchmarks.drill.traffic import HOSTED_TEXT, Traffic, local, lost
-from llmprod import VLLM, AsyncClient, ContinueText, Failover, ReadError, Restart, Resume, standard
+from llmprod import VLLM, AsyncClient, AttemptTimeout, ContinueText, Failover, ReadError, Restart, Resume, standard
 from llmprod.presets import local_first
 from llmprod.testing import FaultServer
 from tests.engine.engines import engine as make_engine
@@ -32,8 +31,12 @@ from tests.engine.engines import engine as make_engine
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("default", "error:::llmprod")]
 
 PLACES, WAITING = 32, 8
-TOO_LATE = FIRST_TOKEN + 2.0
-"""Seconds within which the other has taken over: one first-token limit, and time for a busy machine to answer."""
+LIMIT = 5.0
+"""Seconds to the first token of an attempt: more than a busy machine takes."""
+TOO_LATE = 2 * LIMIT
+"""Seconds after which a call has waited for two attempts that said nothing."""
+PATIENT = AttemptTimeout(connect=300.0, first_token=300.0, idle=300.0)
+"""Limits for bursts, in which a busy machine may let the last calls wait for minutes."""
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +65,7 @@ async def server() -> AsyncIterator[FaultServer]:
 async def test_hosted_answers_while_the_engine_starts(cold: VLLM, server: FaultServer) -> None:
     assert cold.state == "cold"
     cold.held_by(test_hosted_answers_while_the_engine_starts)  # the traffic's client is not to stop it
-    _, engine_first = stacks(cold, server)
+    _, engine_first = stacks(cold, server, first_token=60.0)  # vLLM's imports hold up everything else here
     async with Traffic(engine_first, rate=5).running() as traffic:
         answer = await traffic.until(local, since=0.0)
     before = [call for call in traffic.calls if call.begun + call.first < answer.begun]
@@ -91,7 +94,7 @@ async def test_plain_failover_either_way(engine: VLLM, server: FaultServer) -> N
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_the_engine_takes_over_from_hosted_and_gives_back(engine: VLLM, server: FaultServer, fault: str) -> None:
-    hosted_first, _ = stacks(engine, server)
+    hosted_first, _ = stacks(engine, server, first_token=LIMIT)
     outage, calls = await hosted_dies(hosted_first, server, fault, seconds=1.5)
     assert lost(calls) == []
     assert not [call for call in calls if call.result == "interrupted"], "what broke in the middle went on"
@@ -101,7 +104,7 @@ async def test_the_engine_takes_over_from_hosted_and_gives_back(engine: VLLM, se
 
 
 async def test_without_resume_a_cut_stream_is_marked_and_no_call_is_lost(engine: VLLM, server: FaultServer) -> None:
-    hosted_first, _ = stacks(engine, server, resume=False)
+    hosted_first, _ = stacks(engine, server, resume=False, first_token=LIMIT)
     _, calls = await hosted_dies(hosted_first, server, "resets in mid-stream", seconds=1.0)
     assert lost(calls) == []
     assert [call for call in calls if call.result == "interrupted"]
@@ -122,9 +125,10 @@ async def test_a_stream_that_hosted_cut_is_continued_by_the_engine(engine: VLLM,
 
 
 async def test_a_burst_fills_the_engine_and_overflows(engine: VLLM, server: FaultServer) -> None:
-    alone = await burst("engine alone", standard(engine), engine)
+    alone = await burst("engine alone", standard(engine, timeouts=PATIENT), engine)
     assert alone.waiting > 4 * WAITING, "else the next lines show nothing"
-    both = await burst("local_first", local_first(engine, hosted(server), waiting=WAITING), engine)
+    stack = local_first(engine, hosted(server), waiting=WAITING, timeouts=PATIENT)
+    both = await burst("local_first", stack, engine)
     assert (alone.lost, both.lost) == (0, 0)
     assert both.local + both.hosted == both.calls == 300
     assert both.local >= PLACES
@@ -137,19 +141,21 @@ async def test_a_burst_fills_the_engine_and_overflows(engine: VLLM, server: Faul
 
 async def test_when_hosted_is_down_a_burst_waits_for_the_engine(engine: VLLM, server: FaultServer) -> None:
     server.down()
-    both = await burst("local_first, hosted down", local_first(engine, hosted(server)), engine, calls=150)
+    stack = local_first(engine, hosted(server), timeouts=PATIENT)
+    both = await burst("local_first, hosted down", stack, engine, calls=150)
     assert (both.lost, both.local) == (0, 150)
     assert both.in_engine <= PLACES + WAITING
 
 
 async def test_hosted_takes_over_from_a_killed_engine_until_it_is_back(engine: VLLM, server: FaultServer) -> None:
-    _, engine_first = stacks(engine, server)
+    _, engine_first = stacks(engine, server, first_token=LIMIT)
     restarts = engine.restarts
     outage, calls = await engine_is_killed(engine_first, engine)
     assert lost(calls) == []
     assert not [call for call in calls if call.result == "interrupted"]
-    assert outage.took_over < TOO_LATE
-    assert outage.longest_stream < TOO_LATE, "nobody waited for the restart"
+    assert outage.restarted is not None
+    assert outage.took_over < outage.restarted
+    assert outage.longest_stream < outage.restarted, "nobody waited for the restart"
     assert engine.restarts == restarts + 1
     assert engine.state == "ready"
 

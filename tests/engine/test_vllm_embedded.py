@@ -33,7 +33,7 @@ from llmprod import (
     describe,
     standard,
 )
-from tests.engine.engines import engine, sober, tool
+from tests.engine.engines import PLACES, engine, in_order_of_priority, sober, tool
 from tests.engine.schemas import schemas
 from tests.engine.weather import WEATHER, asks_for_the_weather
 
@@ -101,7 +101,6 @@ async def test_stream_equals_whole(local: VLLM) -> None:
         whole = await client.generate("Count.", **GREEDY)
         async with client.stream("Count.", **GREEDY) as stream:
             pieces = [event.text async for event in stream if isinstance(event, TextDelta)]
-    assert len(pieces) > 1, "not all at once; half a character waits for the rest, and a slow reader gets several"
     assert "".join(pieces) == stream.text == whole.text
     assert stream.finish_reason == whole.finish_reason
     assert stream.usage is not None
@@ -115,11 +114,14 @@ async def test_stream_equals_whole(local: VLLM) -> None:
 @once
 async def test_first_token_comes_long_before_the_last(local: VLLM) -> None:
     async with AsyncClient(local) as client:
-        for _ in range(2):  # a release may compile something at the first long answer
+        for _ in range(5):  # a release may compile something at the first long answer, and the machine be busy
             async with client.stream("Go on.", max_tokens=400, extra=body(ignore_eos=True)) as stream:
-                await stream.read()
-    assert stream.timing.ttft is not None
-    assert stream.timing.ttft < stream.timing.total / 4
+                pieces = [event async for event in stream if isinstance(event, TextDelta)]
+            assert stream.timing.ttft is not None
+            if len(pieces) > 1 and stream.timing.ttft < stream.timing.total / 4:
+                break
+        else:
+            pytest.fail(f"all at once, or as good as that: {stream.timing}, {len(pieces)} pieces")
 
 
 async def test_seed_stop_and_system(local: VLLM) -> None:
@@ -299,8 +301,9 @@ async def test_200_schemas_hold(local: VLLM, tiny_model: Path) -> None:
 
         async def one(number: int, schema: dict[str, Any]) -> None:
             response = await client.generate(
-                "Make one up.", output=OutputSchema.of(schema), max_tokens=1200, temperature=1.0, extra=extra
-            )
+                "Make one up.", output=OutputSchema.of(schema), max_tokens=1200, temperature=1.0, seed=number,
+                extra=extra,
+            )  # fmt: skip
             kinds[response.finish_reason] = kinds.get(response.finish_reason, 0) + 1
             try:
                 jsonschema.validate(response.parsed, schema, format_checker=jsonschema.FormatChecker())
@@ -398,38 +401,29 @@ async def test_capabilities_are_the_models_own(local: VLLM, embedding: VLLM) -> 
 @once
 async def test_64_streams_at_once_share_the_batch(local: VLLM) -> None:
     counts: list[int] = []
+    together: list[int] = []
     async with AsyncClient(local) as client, anyio.create_task_group() as group:
 
         async def one(number: int) -> None:
             async with client.stream(f"Number {number}.", max_tokens=48, extra=body(ignore_eos=True)) as stream:
-                await stream.read()
+                together.extend([local.stats().running async for _ in stream])
             assert stream.usage is not None
             counts.append(stream.usage.total_output)
 
         for number in range(64):
             group.start_soon(one, number)
-        await anyio.sleep(0.3)
-        assert local.stats().running > 8, "they are computed together"
+    assert max(together) > 8, "they are computed together"
     assert counts == [48] * 64
 
 
 @once
 async def test_priority_goes_first(local: VLLM) -> None:
-    order: list[int] = []
-    options: dict[str, Any] = {"max_tokens": 60, "extra": body(ignore_eos=True)}
-    async with AsyncClient(local) as client, anyio.create_task_group() as group:
+    async with AsyncClient(local) as client:
 
-        async def one(priority: int) -> None:
-            await client.generate("Go on.", priority=priority, **options)
-            order.append(priority)
+        async def ask(tokens: int, priority: int) -> None:
+            await client.generate("Go on.", priority=priority, max_tokens=tokens, extra=body(ignore_eos=True))
 
-        for _ in range(300):  # more than the batch holds
-            group.start_soon(one, 0)
-        await anyio.sleep(0.5)
-        for _ in range(20):
-            group.start_soon(one, 5)
-    late = [place for place, priority in enumerate(order) if priority == 5]
-    assert sum(late) / len(late) < len(order) * 0.9
+        await in_order_of_priority(local, PLACES, ask)
 
 
 def test_three_clients_on_one_engine(local: VLLM) -> None:
@@ -458,7 +452,7 @@ def test_three_clients_on_one_engine(local: VLLM) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(600)
     assert {name: len(texts) for name, texts in answers.items()} == {"asyncio": 10, "trio": 10, "sync": 10}
     assert len({text for texts in answers.values() for text in texts}) == 1
     assert local.state == "ready", "closing the clients has left the engine to the fixture, which holds it"

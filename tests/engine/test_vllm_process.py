@@ -51,10 +51,14 @@ ENDS = {
 }
 
 
+TIMEOUT_S = 600
+"""What no program takes, even on a busy machine; most end after 20 seconds."""
+
+
 def run(source: str, folder: Path, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a program that has no ``__main__`` guard."""
     return subprocess.run(
-        [sys.executable, "-c", source], capture_output=True, text=True, timeout=180, cwd=folder,
+        [sys.executable, "-c", source], capture_output=True, text=True, timeout=TIMEOUT_S, cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, **options,
     )  # fmt: skip
 
@@ -67,7 +71,7 @@ def run_script(model: Path, tmp_path: Path, end: str, method: str, *, how: str =
     command = {"file": [str(script)], "stdin": ["-"], "-c": ["-c", source]}[how]
     done = subprocess.run(
         [sys.executable, *command], input=source if how == "stdin" else None, capture_output=True, text=True,
-        timeout=180, env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, cwd=tmp_path,
+        timeout=TIMEOUT_S, env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, cwd=tmp_path,
     )  # fmt: skip
     lines = done.stdout.splitlines()
     assert lines.count("runs") == 1, f"the script ran {lines.count('runs')} times\n{done.stderr[-3000:]}"
@@ -125,14 +129,21 @@ local = VLLM({model!r}, max_model_len=2048, enforce_eager=True, kv_cache_gib=1, 
 client = Client(local)
 client.generate("Hello.", max_tokens=4)
 pids = local._engine.current.pids
-threading.Timer(0.5, os.killpg, (os.getpgrp(), signal.SIGINT)).start()  # Ctrl-C: the whole process group
+def interrupt():
+    while not local.stats().running:
+        time.sleep(0.01)
+    os.killpg(os.getpgrp(), signal.SIGINT)  # Ctrl-C: the whole process group
+before = local.stats().generated_tokens
 try:
+    threading.Thread(target=interrupt).start()
     client.generate("Go on.", max_tokens=1900, extra={{"vllm": {{"ignore_eos": True}}}})
 except KeyboardInterrupt:
     print("interrupted")
 assert client.generate("Still here?", max_tokens=4).complete
 assert (local.restarts, local._engine.current.pids) == (0, pids), "the engine has died of it"
-assert local.stats().in_flight == 0, "what was interrupted goes on"
+while local.stats().in_flight:
+    time.sleep(0.01)
+assert local.stats().generated_tokens - before < 1900, "what was interrupted went on to its end"
 print("engine", *pids, flush=True)
 os.killpg(os.getpgrp(), signal.SIGINT)
 time.sleep(60)
@@ -206,7 +217,7 @@ def test_on_a_terminal_a_start_is_one_line(tiny_model: Path, tmp_path: Path) -> 
         while piece := os.read(ours, 4096):
             written += piece
     os.close(ours)
-    assert child.wait(30) == 0
+    assert child.wait(TIMEOUT_S) == 0
     text = written.decode()
     (line,) = text.splitlines()[-1:]
     steps = text.split("\r\x1b[K")
@@ -232,7 +243,8 @@ def test_in_a_notebook_and_when_its_kernel_is_killed(tiny_model: Path, tmp_path:
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     manager = manager_of(kernel_name="python3")
-    runner = client_of(notebook, km=manager, timeout=180, resources={"metadata": {"path": str(tmp_path)}})
+    limits = {"timeout": TIMEOUT_S, "startup_timeout": TIMEOUT_S}
+    runner = client_of(notebook, km=manager, resources={"metadata": {"path": str(tmp_path)}}, **limits)
     with runner.setup_kernel(env={**os.environ, "PYTHONPATH": str(ROOT / "src")}):
         for number, cell in enumerate(notebook.cells):
             runner.execute_cell(cell, number)

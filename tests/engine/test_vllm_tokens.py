@@ -30,9 +30,9 @@ from llmprod import (
 from llmprod.providers._vllm.completion_stream import CompletionStream
 from llmprod.providers._vllm.sampling import Structured
 from llmprod.providers._vllm.token_records import Completion
-from tests.engine.engines import engine
+from tests.engine.engines import engine, in_order_of_priority, until
 from tests.engine.test_vllm_embedded import WEATHER
-from tests.engine.test_vllm_life import kill_engine, until
+from tests.engine.test_vllm_life import kill_engine
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("default", "error:::llmprod")]
 
@@ -287,9 +287,12 @@ async def test_cancelled_and_late_calls_are_aborted(local: VLLM) -> None:
         await local.complete(PROMPT, max_tokens=1900, ignore_eos=True, deadline=0.3)
     assert late.value.limit == 0.3
     await idle(local)
-    stream = local.stream_complete(PROMPT, max_tokens=1900, ignore_eos=True, deadline=0.3)
-    with pytest.raises(DeadlineExceeded):
-        await read(stream)
+    for deadline in (0.3, 1.0, 3.0):  # on a busy machine nothing may come within the first
+        stream = local.stream_complete(PROMPT, max_tokens=1900, ignore_eos=True, deadline=deadline)
+        with pytest.raises(DeadlineExceeded):
+            await read(stream)
+        if stream.completion.token_ids:
+            break
     assert stream.completion.token_ids, "what came before is kept"
     await idle(local)
     assert local.stats().generated_tokens - before < 6 * 1900 / 2
@@ -302,7 +305,7 @@ async def test_64_at_once_with_cancels(local: VLLM) -> None:
 
         async def one(number: int) -> None:
             cut = number % 3 == 0
-            with anyio.move_on_after(0.05 * (number % 7) if cut else 60) as scope:
+            with anyio.move_on_after(0.05 * (number % 7) if cut else None) as scope:
                 if number % 2:
                     completion = await local.complete(
                         f"Number {number}", max_tokens=800 if cut else 24, ignore_eos=True
@@ -327,21 +330,10 @@ async def test_64_at_once_with_cancels(local: VLLM) -> None:
 
 
 async def test_priority_goes_first(narrow: VLLM, thinking: VLLM) -> None:
-    order: list[int] = []
-    async with anyio.create_task_group() as group:
+    async def ask(tokens: int, priority: int) -> None:
+        await narrow.complete(PROMPT, priority=priority, max_tokens=tokens, ignore_eos=True)
 
-        async def one(priority: int) -> None:
-            await narrow.complete(PROMPT, priority=priority, max_tokens=40, ignore_eos=True)
-            order.append(priority)
-
-        for _ in range(32):
-            group.start_soon(one, 0)
-        await until(lambda: narrow.stats().running == 4 and narrow.stats().waiting > 8)
-        for _ in range(4):
-            group.start_soon(one, 5)
-    late = [place for place, priority in enumerate(order) if priority == 5]
-    assert len(late) == 4
-    assert max(late) < 28, "they came last and passed those that waited"
+    await in_order_of_priority(narrow, 4, ask)
     with pytest.raises(InvalidArgument, match=r"priority: got 3 with scheduling_policy='fcfs'"):
         await thinking.complete(PROMPT, priority=3)
 
@@ -540,7 +532,7 @@ def test_from_asyncio_and_trio_in_threads(narrow: VLLM) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(600)
     assert found["asyncio"][:2] == found["trio"][:2]
     assert found["asyncio"][0] == found["asyncio"][1]
     assert found["asyncio"][3] == found["trio"][3]
@@ -575,9 +567,9 @@ async def test_an_engines_death_ends_its_requests_at_once_and_the_next_waits_for
         group.start_soon(whole)
         group.start_soon(scored)
         await until(lambda: unfinished(narrow) > 50)
-        with anyio.fail_after(5):
-            kill_engine(narrow)
-            await until(lambda: len(ended) == 3)
+        kill_engine(narrow)
+        await until(lambda: len(ended) == 3)
+        assert narrow._engine.running is None, "they were told before the restart was over"
     assert partial[0].token_ids
     assert partial[0].choices[0].finish_reason is None
     assert narrow.stats().in_flight == 0

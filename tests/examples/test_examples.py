@@ -62,7 +62,7 @@ def test_notebook_runs(path: Path, tmp_path: Path) -> None:
 def test_notebook_runs_with_vllm(path: Path, tmp_path: Path) -> None:
     run(str(ROOT / "tools" / "make_tiny_model.py"), "tiny-random", cwd=tmp_path)
     offline = {"LLMPROD_VLLM_MODEL": "tiny-random", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    run("-c", EXECUTE, str(path), "240", cwd=tmp_path, timeout=360, **offline)
+    run("-c", EXECUTE, str(path), "600", cwd=tmp_path, timeout=900, **offline)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -106,6 +106,6 @@ async def opened(gate: threading.Event) -> None:
 
 async def until(true: Callable[[], object]) -> None:
     """Wait for what another thread brings about."""
-    with anyio.fail_after(20):
+    with anyio.fail_after(120):
         while not true():  # noqa: ASYNC110 - another thread's state
             await anyio.sleep(0.002)

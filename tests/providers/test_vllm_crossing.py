@@ -25,7 +25,7 @@ def home() -> Iterator[Home]:
     made = Home("test-home")
     yield made
     made.close()
-    made.thread.join(10)
+    made.thread.join(120)
     assert not made.thread.is_alive()
     assert made.loop.is_closed()
 
@@ -141,7 +141,7 @@ async def test_a_home_that_has_ended_says_so() -> None:
     home = Home("test-ended")
     home.close()
     home.close()
-    home.thread.join(10)
+    home.thread.join(120)
     crossing: Crossing = home.crossing
 
     async def anything() -> None: ...
