@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +83,20 @@ def run_script(model: Path, tmp_path: Path, end: str, method: str, *, how: str =
     return done.stderr, [int(pid) for pid in engines[0].split()[1:]]
 
 
+@pytest.fixture(scope="module")
+def ended(
+    request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[tuple[str, list[int]]]]]:
+    """The scripts of the tests that were chosen, two at a time: alone, each would wait for one core."""
+    chosen: list[Any] = [item for item in request.session.items if "ended" in getattr(item, "fixturenames", ())]
+    ends = [item.callspec.params["end"] for item in chosen]
+    with ThreadPoolExecutor(2) as pool:
+        yield {end: pool.submit(run_script, tiny_model, tmp_path_factory.mktemp("ended"), end, "fork") for end in ends}
+
+
 @pytest.mark.parametrize("end", list(ENDS))
-def test_no_process_is_left_behind(tiny_model: Path, tmp_path: Path, end: str) -> None:
-    errors, pids = run_script(tiny_model, tmp_path, end, "fork")
+def test_no_process_is_left_behind(ended: dict[str, Future[tuple[str, list[int]]]], end: str) -> None:
+    errors, pids = ended[end].result()
     assert pids
     gone(pids)
     if end != "exception":
