@@ -32,22 +32,19 @@ PROMPTS = {
 GREEDY: dict[str, Any] = {"max_tokens": TOKENS, "temperature": 0, "extra": {"vllm": {"ignore_eos": True}}}
 
 
-def _started(provider: VLLM) -> Iterator[VLLM]:
-    anyio.run(provider.start)
-    yield provider
-    anyio.run(provider.stop)
-
-
 @pytest.fixture(scope="module")
-def plain(tiny_model: Path) -> Iterator[VLLM]:
+def plain(local: VLLM) -> VLLM:
     """An engine that makes one token at a time."""
-    yield from _started(engine(tiny_model, dtype="float32"))
+    return local
 
 
 @pytest.fixture(scope="module")
 def speculating(tiny_model: Path) -> Iterator[VLLM]:
     """An engine that proposes what followed before."""
-    yield from _started(engine(tiny_model, dtype="float32", speculative=NGram(tokens=3)))
+    provider = engine(tiny_model, speculative=NGram(tokens=3))
+    anyio.run(provider.start)
+    yield provider
+    anyio.run(provider.stop)
 
 
 @pytest.mark.parametrize("prompt", list(PROMPTS))
