@@ -214,7 +214,6 @@ def test_a_whole_answer_without_a_reason_is_truncated(parts: list[dict[str, obje
         b'{"candidates":[{"content":{"parts":[{"functionCall":{"args":{}}}]}}]}',
         b'{"candidates":[{"content":{"parts":[{"inlineData":{"mimeType":"image/png","data":"?"}}]}}]}',
         b'{"candidates":[{"finishReason":3}]}',
-        b'{"candidates":[],"usageMetadata":{"promptTokenCount":"many"}}',
     ],
 )
 def test_a_malformed_event_is_never_skipped(data: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
@@ -118,6 +119,35 @@ async def test_without_usage_an_answer_is_estimated_and_marked():
     assert response.trace.cost.estimated
     assert response.trace.attempts[0].usage == Usage(input=10, output=5, estimated=True)
     assert "~$" in str(response.trace)
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        (Usage(), dollars(10, 5)),
+        (Usage(output=7), dollars(10, 7)),
+        (Usage(input=100), dollars(100, 5)),
+        (Usage(cost=Decimal("0.5")), Decimal("0.5")),
+    ],
+)
+@pytest.mark.parametrize("request_", [WHOLE, STREAM], ids=["whole", "stream"])
+async def test_a_server_that_counts_nothing_is_not_free(told, expected, request_):
+    counting = meter()
+    response = await ask(counting(scripted(["Hello", UsageUpdate(told), Finish("stop")])), request_)
+    assert response.cost == expected
+    assert response.trace.cost.estimated == (told.cost is None)
+    response = await ask(counting(scripted([UsageUpdate(Usage()), Finish("stop")])), EMBED)
+    assert response.cost == dollars(10, 0)
+
+
+async def test_an_estimate_is_of_the_tier_that_was_asked_for():
+    prices = PriceBook({"a": Price(input=1, output=10, tiers={"priority": Price(input=2, output=20)})}, prices="none")
+    request = replace(WHOLE, extra={"a": {"service_tier": "priority"}})
+    response = await ask(meter(prices=prices)(scripted(["Hello", Finish("stop")])), request)
+    assert response.cost == 2 * dollars(10, 5)
+    assert response.trace.cost.tier == "priority"
+    answered = [UsageUpdate(Usage(input=10, output=5)), "Hello", Finish("stop")]
+    assert (await ask(meter(prices=prices)(scripted(answered)), request)).cost == dollars(10, 5)
 
 
 async def test_an_unknown_price_is_no_cost_and_has_a_reason():
@@ -446,7 +476,7 @@ async def test_two_meters_agree_and_a_ledger_may_be_shared():
 
 
 async def test_a_client_counts_without_being_asked_to():
-    target = scripted(then=["Hi", UsageUpdate(Usage(input=1_000_000)), Finish("stop")], name="openai:gpt-5")
+    target = scripted(then=["Hi", UsageUpdate(Usage(input=999_992, output=1)), Finish("stop")], name="openai:gpt-5")
     async with AsyncClient(target, clock=LoopClock()) as client:
         assert "CostMeter" not in client.describe()
         response = await client.generate("Hello", tags={"user": "ann"})

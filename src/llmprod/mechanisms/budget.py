@@ -31,8 +31,8 @@ _MOST = 2**53 - 1
 
 
 def nano(money: Decimal) -> int:
-    """Return a cost in nano-dollars, rounded up."""
-    return int((money * _NANO).to_integral_value(ROUND_CEILING))
+    """Return a cost in nano-dollars, rounded up; no more than a limit can be, so that no store's numbers overflow."""
+    return int(min(money * _NANO, Decimal(_MOST)).to_integral_value(ROUND_CEILING))
 
 
 def dollars(amount: int) -> Decimal:

@@ -109,8 +109,8 @@ class ChunkDecoder(StreamDecoder):
                 self._finish = ("content_filter", _string(feedback["blockReason"]))
                 self.finished = True
             counts = chunk.get("usageMetadata")
-            if counts:
-                events.append(UsageUpdate(usage_of(counts)))  # totals so far: the last counts
+            if counts and isinstance(counts, dict):
+                events.append(UsageUpdate(usage_of(cast("dict[str, Any]", counts))))  # totals so far: the last counts
             return events
         except (KeyError, TypeError, AttributeError, ValueError, IndexError):
             what = "a malformed event" if in_stream else "JSON that is no answer"

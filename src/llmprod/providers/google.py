@@ -67,7 +67,7 @@ def _vectors(body: Any, count: int) -> Decoded:
             raise error_from(None, {}, body)
         vectors = [item["values"] for item in body["embeddings"]]
         counts = body.get("usageMetadata")
-        events: list[Event] = [UsageUpdate(usage_of(counts))] if counts else []
+        events: list[Event] = [UsageUpdate(usage_of(counts))] if counts and isinstance(counts, dict) else []
     except (KeyError, TypeError, AttributeError, ValueError):
         raise ProtocolError(detail="JSON that holds no embeddings") from None
     if len(vectors) != count:

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias, cast
 
 from llmprod.errors import InvalidArgument
 from llmprod.mechanisms.budget import nano
+from llmprod.mechanisms.flex import asked_tier
 from llmprod.pricing import PriceBook
 from llmprod.provider import Provider
 from llmprod.request import EmbedRequest, GenerateRequest, Request
@@ -102,17 +103,21 @@ class Quotes:
 
     def bound(self, provider: Provider, request: Request, prompt: int) -> Usage:
         """Return the most that an attempt at ``provider`` is taken to use."""
+        tier = asked_tier(request, named(provider)[0])
         if isinstance(request, EmbedRequest):
-            return Usage(input=prompt, estimated=True)
+            return Usage(input=prompt, estimated=True, tier=tier)
         most = cast("int | None", getattr(request, "max_tokens", None))
         if most is None and self._output_limit is not None:
             most = self._output_limit(*named(provider))
-        return Usage(input=prompt, output=most or self._assume_output, estimated=True)
+        return Usage(input=prompt, output=most or self._assume_output, estimated=True, tier=tier)
 
     def before(self, provider: Provider, most: Usage) -> int | None:
         """Return what an attempt at ``provider`` may cost, in nano-dollars; None where no price is known."""
         kind, model = named(provider)
         cost = self._cost(kind, model, most)
+        if most.tier is not None:  # which may not be given, or have no price
+            standard = self._cost(kind, model, replace(most, tier=None))
+            cost = max((each for each in (cost, standard) if each is not None), default=None)
         if cost is None:
             # An engine of this process that knows its own price tells afterwards; nobody can say before.
             return 0 if getattr(provider, "price_per_hour", None) is not None else None

@@ -11,6 +11,7 @@ import logging
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import reduce
@@ -30,6 +31,7 @@ from llmprod.errors import (
     Rejected,
 )
 from llmprod.ledger import Ledger
+from llmprod.mechanisms.flex import asked_tier
 from llmprod.mechanisms.usage_estimate import Tokens, UsageEstimate, at_least
 from llmprod.pricing.book import PriceBook
 from llmprod.provider import Provider
@@ -212,6 +214,8 @@ class _End:
         """Return what was told, or an estimate; None where the attempt was not sent or nothing is known."""
         attempt, response, told = end.attempt, end.response, end.attempt.usage
         seconds = attempt.seconds or 0.0
+        if told is not None and told.cost is None and response is not None:
+            told = estimate.filled(attempt.target, end.request, told, response)
         if told is not None and attempt.state == "ok":
             if not told.estimated:
                 estimate.learn(attempt.target, end.request, told, seconds, whole=attempt.ttft is None)
@@ -225,7 +229,8 @@ class _End:
         if told is not None:
             return told if shown is None else at_least(told, shown)
         self._blind = shown is None
-        return estimate.guess(attempt.target, end.request, shown=shown, seconds=seconds)
+        guess = estimate.guess(attempt.target, end.request, shown=shown, seconds=seconds)
+        return None if guess is None else replace(guess, tier=asked_tier(end.request, self.kind))
 
     def ready(self, prices: PriceBook) -> bool:
         """Tell whether it can be priced without loading anything."""
