@@ -8,7 +8,7 @@ flex inference, Anthropic's to service tiers, all of 2026.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from llmprod import _validate
 from llmprod.clock import SYSTEM_CLOCK, Clock
@@ -46,7 +46,7 @@ def asked_tier(request: Request, provider: str | None) -> str | None:
 
     What is asked may not be what is given: a provider that says nothing else is taken at this word.
     """
-    own = request.extra.get(provider, {}) if provider is not None else {}
+    own: Mapping[str, Any] = request.extra.get(provider or "", {})
     # Anthropic's tiers are bought beforehand; what costs more by the call there is the speed.
     field = "speed" if provider == "anthropic" else FIELDS.get(provider or "", "service_tier")
     tier = special_tier(own.get(field))

@@ -24,6 +24,7 @@ from llmprod.providers._codec import StreamDecoder
 from llmprod.providers._google_errors import error_from
 from llmprod.providers._google_request import FORMAT, MADE_UP
 from llmprod.providers._google_usage import usage_of
+from llmprod.providers._openai_errors import as_dict
 from llmprod.types import Audio, File, Image, Meta, Opaque, Text, Thinking, ToolCall
 from llmprod.usage import FinishReason
 
@@ -108,9 +109,9 @@ class ChunkDecoder(StreamDecoder):
             if feedback and feedback.get("blockReason"):
                 self._finish = ("content_filter", _string(feedback["blockReason"]))
                 self.finished = True
-            counts = chunk.get("usageMetadata")
-            if counts and isinstance(counts, dict):
-                events.append(UsageUpdate(usage_of(cast("dict[str, Any]", counts))))  # totals so far: the last counts
+            counts = as_dict(chunk.get("usageMetadata"))
+            if counts:
+                events.append(UsageUpdate(usage_of(counts)))  # totals so far: the last counts
             return events
         except (KeyError, TypeError, AttributeError, ValueError, IndexError):
             what = "a malformed event" if in_stream else "JSON that is no answer"
