@@ -135,7 +135,7 @@ class _Call:
 
     def ended(self, end: AttemptEnd) -> None:
         """Note the end of an attempt."""
-        ours = end.context.call is self._context.call  # else it was made in the background, by a call of its own
+        ours = any(entry is end.attempt for entry in self._context.trace.entries)  # else of a call in the background
         began = self._at if ours else self._meter.now() - end.context.elapsed
         ended = _End(end, self._meter.estimate, began + end.attempt.started)
         if ours and not self._over:
