@@ -186,6 +186,16 @@ def test_labels_beyond_the_bound_are_not_kept_apart() -> None:
     assert len(users) == 11
 
 
+def test_a_server_that_makes_up_a_model_for_each_answer_does_not_fill_the_memory() -> None:
+    ledger = Ledger(rows_at_most=10)
+    for number in range(5000):
+        ledger.add(entry(1, model=f"m-{number}", user="ann"))
+    assert ledger.total == 50
+    models = {row["model"] for row in ledger.by("model")}
+    assert OTHER in models
+    assert len(models) <= 10 + 1000 + 1
+
+
 def test_threads_lose_nothing() -> None:
     ledger = Ledger()
     ready = threading.Barrier(9)
