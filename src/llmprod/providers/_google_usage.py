@@ -8,10 +8,20 @@ from typing import Any
 from llmprod.providers._openai_errors import as_dict, as_list
 from llmprod.usage import Usage, count_of, special_tier
 
-__all__ = ["usage_of"]
+__all__ = ["searches_of", "usage_of"]
 
 
-def usage_of(counts: Mapping[str, Any]) -> Usage:
+def searches_of(queries: Any, model: Any) -> int:
+    """Return how many searches of the web are paid for, which Gemini's usage does not count.
+
+    Up to Gemini 2.5 an answer that is grounded in a search is, from Gemini 3 on each query that differs.
+    """
+    told = {query for query in as_list(queries) if isinstance(query, str) and query}
+    by_answer = isinstance(model, str) and model.removeprefix("models/").startswith(("gemini-1", "gemini-2"))
+    return min(len(told), 1) if by_answer else len(told)
+
+
+def usage_of(counts: Mapping[str, Any], searches: int = 0) -> Usage:
     """Return usage.
 
     ``promptTokenCount`` holds what the cache gave, ``candidatesTokenCount`` leaves out the thinking, and what Gemini's
@@ -42,6 +52,7 @@ def usage_of(counts: Mapping[str, Any]) -> Usage:
         reasoning=_int(counts, "thoughtsTokenCount"),
         output_audio=spoken,
         output_image=drawn,
+        server_tools={"web_search": searches} if searches else {},
         tier=special_tier(counts.get("serviceTier")),
     )
 
