@@ -332,6 +332,13 @@ async def test_a_price_is_asked_for_the_model_that_answered_and_else_for_the_one
     assert kept.stands() == (35, 0)
 
 
+async def test_ones_own_price_holds_for_the_dated_model_that_answers():
+    kept = Kept(day(10**7), price=PriceBook({"openai:gpt-5": Price(input=1, output=1)}, prices="snapshot"))
+    answer = [Start("gpt-5-2025-08-07"), "Hi", UsageUpdate(Usage(input=50, output=5)), Finish("stop")]
+    await ask(kept(Scripted(answer, name="openai:gpt-5")))
+    assert kept.stands() == (55, 0)
+
+
 async def test_a_cost_that_the_response_knows_is_taken_as_it_is():
     kept = Kept(day(1000))
 

@@ -113,6 +113,23 @@ async def test_the_model_that_answered_is_priced_and_the_one_that_was_asked_wher
     assert models == {"large", "small-2026-01-01"}
 
 
+@pytest.mark.parametrize("loaded", [True, False])
+async def test_ones_own_price_holds_for_the_dated_model_that_answers(loaded):
+    prices = PriceBook({"openai:gpt-5": Price(input="0.5", output=5)}, prices="snapshot")
+    if loaded:
+        prices.load()
+    answer = [Start("gpt-5-2025-08-07"), "Hi", UsageUpdate(Usage(input=1_000_000, output=1)), Finish("stop")]
+    response = await ask(meter(prices=prices)(scripted(answer, name="openai:gpt-5")))
+    assert response.cost == Decimal("0.500005")
+    assert response.trace.cost.source == "override"
+    both = PriceBook({"openai:gpt-5": Price(input=1), "openai:gpt-5-2025-08-07": Price(input=2, output=0)})
+    response = await ask(meter(prices=both)(scripted(answer, name="openai:gpt-5")))
+    assert response.cost == 2
+    response = await ask(meter(prices=PriceBook(prices="snapshot"))(scripted(answer, name="openai:gpt-4o")))
+    response.trace.cost  # noqa: B018 - waits for the price data
+    assert response.cost == Decimal("1.25001")  # by the model that answered, where neither price is one's own
+
+
 async def test_without_usage_an_answer_is_estimated_and_marked():
     response = await ask(meter()(scripted(["Hello", Finish("stop")])))
     assert response.cost == dollars(10, 5)

@@ -79,6 +79,7 @@ class Quotes:
         tokens: prompt tokens at most.
         assume_output: answer tokens at most of a request that sets no ``max_tokens``.
         output_limit: the same by provider and model, where it is known.
+        book: the price book that ``price`` stands for; None where it is none.
         cache_writes: the prompt may be written to the provider's cache, which can be dearer than to read it.
     """
 
@@ -90,12 +91,14 @@ class Quotes:
         assume_output: int,
         output_limit: Callable[[str, str], int | None] | None,
         cache_writes: bool,
+        book: PriceBook | None = None,
     ) -> None:
         self._price = price
         self._tokens = tokens
         self._assume_output = assume_output
         self._output_limit = output_limit
         self._cache_writes = cache_writes
+        self._book = book
 
     def prompt(self, request: Request) -> int:
         """Return the most prompt tokens that ``request`` is taken to have."""
@@ -130,6 +133,9 @@ class Quotes:
     def after(self, provider: Provider, model: str | None, usage: Usage) -> int | None:
         """Return what ``usage`` cost, in nano-dollars; None where no price is known."""
         kind, asked = named(provider)
+        if self._book is not None:
+            cost = self._book.cost(usage, provider=kind, model=model or asked, asked=asked).amount
+            return None if cost is None else nano(cost)
         cost = self._cost(kind, model, usage) if model and model != asked else None
         if cost is None:  # a dated name of the model that was asked for
             cost = self._cost(kind, asked, usage)

@@ -248,7 +248,8 @@ class _End:
         usage = self.usage
         if self._free or self._charged is not None or usage is None or usage.cost is not None:
             return True
-        return prices.ready_for(provider=self.kind, model=self.attempt.model or self.asked)
+        models = [model for model in (self.attempt.model, self.asked) if model]
+        return not models or any(prices.ready_for(provider=self.kind, model=model) for model in models)
 
     def cost(self, prices: PriceBook, at: datetime) -> Cost:
         """Return what the attempt cost."""
@@ -270,12 +271,8 @@ class _End:
             return total(own, self._source, estimated=estimated)
         if usage is None:
             return unknown("no usage, and nothing to estimate it by")
-        answered = attempt.model
-        cost = prices.cost(usage, provider=self.kind, model=answered or self.asked, at=at, url=self._url)
-        if cost.source is None and answered and self.asked and answered != self.asked:
-            other = prices.cost(usage, provider=self.kind, model=self.asked, at=at, url=self._url)
-            return cost if other.source is None else other
-        return cost
+        model = attempt.model or self.asked
+        return prices.cost(usage, provider=self.kind, model=model, asked=self.asked, at=at, url=self._url)
 
 
 def _may_have_been_sent(error: BaseException | None, *, known: bool) -> bool:
