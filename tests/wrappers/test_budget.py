@@ -339,6 +339,18 @@ async def test_ones_own_price_holds_for_the_dated_model_that_answers():
     assert kept.stands() == (55, 0)
 
 
+async def test_a_price_that_the_address_tells_is_known():
+    class Compatible(Scripted):
+        priced_as = ("openai-compatible", "deepseek-v4-pro", "https://api.deepseek.com/v1")
+
+    book = PriceBook(prices="snapshot")
+    kept = Kept(BudgetLimit(1), price=book)
+    await ask(kept(Compatible(used(10, 100), name="openai-compatible:deepseek-v4-pro")))
+    spent = (await kept.wrapper.state())[0].spent
+    cost = book.cost(Usage(input=100, output=10), provider="deepseek", model="deepseek-v4-pro").amount
+    assert 0 <= spent - cost < Decimal("1e-9")
+
+
 async def test_a_cost_that_the_response_knows_is_taken_as_it_is():
     kept = Kept(day(1000))
 

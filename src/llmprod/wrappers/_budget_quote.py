@@ -117,9 +117,10 @@ class Quotes:
     def before(self, provider: Provider, most: Usage) -> int | None:
         """Return what an attempt at ``provider`` may cost, in nano-dollars; None where no price is known."""
         kind, model = named(provider)
-        cost = self._cost(kind, model, most)
+        url = _url(provider)
+        cost = self._cost(kind, model, most, url)
         if most.tier is not None:  # which may not be given, or have no price
-            standard = self._cost(kind, model, replace(most, tier=None))
+            standard = self._cost(kind, model, replace(most, tier=None), url)
             cost = max((each for each in (cost, standard) if each is not None), default=None)
         if cost is None:
             # An engine of this process that knows its own price tells afterwards; nobody can say before.
@@ -127,25 +128,32 @@ class Quotes:
         if self._cache_writes:
             for bucket in _WRITES:
                 usage = replace(most, input=0, **cast("dict[str, Any]", {bucket: most.input}))
-                cost = max(cost, self._cost(kind, model, usage) or cost)
+                cost = max(cost, self._cost(kind, model, usage, url) or cost)
         return nano(cost)
 
     def after(self, provider: Provider, model: str | None, usage: Usage) -> int | None:
         """Return what ``usage`` cost, in nano-dollars; None where no price is known."""
         kind, asked = named(provider)
         if self._book is not None:
-            cost = self._book.cost(usage, provider=kind, model=model or asked, asked=asked).amount
+            cost = self._book.cost(usage, provider=kind, model=model or asked, asked=asked, url=_url(provider)).amount
             return None if cost is None else nano(cost)
         cost = self._cost(kind, model, usage) if model and model != asked else None
         if cost is None:  # a dated name of the model that was asked for
             cost = self._cost(kind, asked, usage)
         return None if cost is None else nano(cost)
 
-    def _cost(self, provider: str, model: str, usage: Usage) -> Decimal | None:
+    def _cost(self, provider: str, model: str, usage: Usage, url: str | None = None) -> Decimal | None:
+        if self._book is not None:
+            return self._book.cost(usage, provider=provider, model=model, url=url).amount
         cost: Any = self._price(provider, model, usage)
         if cost is not None and not (isinstance(cost, Decimal) and cost.is_finite() and cost >= 0):
             raise InvalidArgument("price", repr(cost)[:40], "a function that returns a Decimal of 0 or more, or None")
         return cost
+
+
+def _url(provider: Provider) -> str | None:
+    """Return a target's address, which tells prices whose it is where its name does not."""
+    return cast("tuple[Any, Any, Any]", getattr(provider, "priced_as", (None, None, None)))[2]
 
 
 def named(provider: Provider) -> tuple[str, str]:
