@@ -153,7 +153,7 @@ class Quotes:
 
 def _url(provider: Provider) -> str | None:
     """Return a target's address, which tells prices whose it is where its name does not."""
-    return cast("tuple[Any, Any, Any]", getattr(provider, "priced_as", (None, None, None)))[2]
+    return cast("tuple[Any, Any, str | None]", getattr(provider, "priced_as", (None, None, None)))[2]
 
 
 def named(provider: Provider) -> tuple[str, str]:
