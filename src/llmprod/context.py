@@ -93,7 +93,6 @@ class CallState:
         attempts: attempts that reached a provider so far, each of which may be billed.
         cap: no more attempts than this; None for no cap.
         budget: gives leave for each attempt after the first; None where nothing asks for leave.
-        meters: are told the end of every attempt, for its cost. They must not raise.
     """
 
     started: float
@@ -106,7 +105,6 @@ class CallState:
     attempts: int = 0
     cap: int | None = None
     budget: ExtraAttempts | None = None
-    meters: tuple[Callable[[AttemptEnd], None], ...] = ()
 
     @property
     def sent(self) -> int:
@@ -142,6 +140,7 @@ class Context:
         cache: how the call uses a cache, if not as usual: ``bypass`` (neither read nor stored), ``refresh`` (asked
             anew and stored) or ``only`` (answered from the cache or not at all).
         tolls: are paid before each attempt at a provider that costs something.
+        meters: are told the end of every attempt, for its cost. They must not raise.
     """
 
     clock: Clock
@@ -160,6 +159,7 @@ class Context:
     alternatives: bool = False
     cache: CacheMode | None = None
     tolls: tuple[Toll, ...] = ()
+    meters: tuple[Callable[[AttemptEnd], None], ...] = ()
 
     @classmethod
     def new(

@@ -172,7 +172,8 @@ def money(totals: CostTotals) -> str:
     cost = totals.cost
     if cost is None:
         return "unknown"
-    told = f"{'≥ ' if totals.unpriced else '~' if totals.estimated else ''}${cost:.6f}".rstrip("0")
+    places = max(6, 1 - cost.adjusted()) if cost else 6  # what is little is not shown as nothing
+    told = f"{'≥ ' if totals.unpriced else '~' if totals.estimated else ''}${cost:.{places}f}".rstrip("0")
     return told + "00"[: max(0, 2 - len(told.rpartition(".")[2]))]
 
 

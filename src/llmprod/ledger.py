@@ -32,6 +32,7 @@ _COARSER: Mapping[Per, Per | None] = {"minute": "hour", "hour": "day", "day": No
 _FIXED = ("model", "target")
 _PROMPT = ("prompt", "prompt_version")
 _FOLD_AT = 32
+_MODELS_BEYOND = 1000  # rows without labels beyond the bound: more models than that are a server's that makes names up
 
 _Key = tuple[str | None, ...]
 
@@ -44,7 +45,8 @@ class Ledger:
     Args:
         labels: names of the tags that totals are kept by (default endpoint, user and tenant).
         rows_at_most: how many rows are kept, of all times together (default 20,000). Beyond it the oldest times get
-            coarser early; if that is not enough, further attempts go without their labels, as ``(other)``.
+            coarser early; if that is not enough, further attempts go without their labels, as ``(other)``, and after
+            1,000 such rows without their model.
 
     Raises:
         InvalidArgument: naming the argument.
@@ -113,6 +115,8 @@ class Ledger:
                 rows = self._period(at)
                 if self._rows >= self._most:
                     key = (*key[: len(_FIXED)], *(OTHER for _ in key[len(_FIXED) :]))
+                    if key not in rows and self._rows >= self._most + _MODELS_BEYOND:
+                        key = (OTHER, *key[1:])
                 totals = rows.get(key)
             if totals is None:
                 totals = rows[key] = CostTotals()

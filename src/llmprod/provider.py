@@ -236,10 +236,9 @@ class BaseProvider(ABC):
         response: Response | None,
         error: BaseException | None,
     ) -> None:
-        meters = context.call.meters
-        if meters:
-            end = AttemptEnd(attempt, self, request, response, error)
-            for tell in meters:
+        if context.meters:
+            end = AttemptEnd(attempt, self, request, response, error, context)
+            for tell in context.meters:
                 tell(end)
 
     async def aclose(self) -> None:  # noqa: B027 - most have nothing to release

@@ -13,6 +13,7 @@ from llmprod.errors import CallError
 from llmprod.verdict import Action, classify
 
 if TYPE_CHECKING:
+    from llmprod.context import Context
     from llmprod.cost import Cost
     from llmprod.decisions import Decision
     from llmprod.provider import BaseProvider
@@ -94,6 +95,7 @@ class AttemptEnd:
         request: for what, as it was sent.
         response: the answer, as far as it came; None where nothing was shown.
         error: what ended it; None for an answer that is complete, and for one that was closed unread.
+        context: what the attempt was made with.
     """
 
     attempt: Attempt
@@ -101,6 +103,7 @@ class AttemptEnd:
     request: Request
     response: Response | None
     error: BaseException | None
+    context: Context
 
 
 class Trace:

@@ -114,6 +114,23 @@ _WRITTEN = ("cache_write", "cache_write_5m", "cache_write_30m", "cache_write_1h"
 _INPUT = tuple(item.name for item in fields(Usage) if item.type == "int" and item.name not in _OUTPUT)
 _inputs = attrgetter(*_INPUT)
 
+_COUNT_AT_MOST = 2**31 - 1
+"""A token count is an int32 in Gemini's API, and none comes near it: what is above is no count."""
+
+
+def count_of(told: object) -> int | None:
+    """Return a number of tokens or uses as a server tells it; None for what can't be one.
+
+    Digits in a string count. A number below 0, one that is not finite or beyond all measure (of a server that is out of
+    order, or that means "not known" by -1) is none: taken at its word, it would be billed, or paid back.
+    """
+    if isinstance(told, str):
+        told = int(told) if told.isascii() and told.isdecimal() and len(told) <= 10 else None
+    if isinstance(told, bool) or not isinstance(told, (int, float)) or not 0 <= told <= _COUNT_AT_MOST:
+        return None
+    return int(told)
+
+
 _STANDARD = frozenset({"default", "standard", "auto", "on_demand", "unspecified"})
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
+from decimal import Decimal
 
 import pytest
 from pydantic import BaseModel
@@ -188,15 +189,22 @@ def test_every_part_comes_back():
         File(data=b"%PDF", media_type="application/pdf", name="x.pdf"),
         Opaque("server_tool_use", {"x": {"id": "1"}}),
     )
-    usage = Usage(input=3, cache_read=2, output=5, server_tools={"web_search": 2}, estimated=True)
+    usage = Usage(input=3, cache_read=2, output=5, server_tools={"web_search": 2}, estimated=True, cost=Decimal(0))
     result = BatchResult(
-        index=3, key="k\n\u0085", parts=parts, usage=usage, finish_reason="stop", model="m", seconds=1.25
+        index=3,
+        key="k\n\u0085",
+        parts=parts,
+        usage=usage,
+        cost=Decimal("0.10"),
+        finish_reason="stop",
+        model="m",
+        seconds=1.25,
     )
     line = encoded(result, "d")
     assert line.count(b"\n") == 1
     assert line.endswith(b"\n")
     back = decoded(json.loads(line))
-    for name in ("index", "key", "parts", "usage", "finish_reason", "model", "seconds", "error"):
+    for name in ("index", "key", "parts", "usage", "cost", "finish_reason", "model", "seconds", "error"):
         assert getattr(back, name) == getattr(result, name), name
 
 

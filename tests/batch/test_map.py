@@ -2,6 +2,7 @@
 
 import contextvars
 import itertools
+from decimal import Decimal
 
 import anyio
 import pytest
@@ -9,22 +10,26 @@ from pydantic import BaseModel
 
 from llmprod import (
     AsyncClient,
+    BadRequest,
     BatchItem,
     ClientClosed,
+    CostMeter,
     EmbedRequest,
     GenerateRequest,
     InvalidArgument,
     InvalidOutput,
     Message,
     Overloaded,
+    PriceBook,
     RateLimit,
+    Retry,
     Simulated,
     Tool,
     Usage,
 )
 from llmprod.clock import LoopClock
-from llmprod.events import Finish, TextDelta, ToolCallDone
-from llmprod.testing import Scripted
+from llmprod.events import Finish, TextDelta, ToolCallDone, UsageUpdate
+from llmprod.testing import CUT, Scripted
 from llmprod.types import ToolCall
 from tests.batch.helpers import Timed, bare
 
@@ -57,6 +62,32 @@ async def test_a_result_tells_what_the_response_does():
     assert result.embeddings is None
     assert result.seconds == pytest.approx(1.5)
     assert len(result.response.trace.attempts) == 1
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+async def test_each_item_has_its_cost_and_the_run_its_sum(tmp_path, loaded):
+    answered = ["Hi", UsageUpdate(Usage(input=999_992, output=1)), Finish("stop")]  # 1.25 dollars
+    steps = [answered, Overloaded(), answered, BadRequest(), TimeoutError("mine"), [*answered[:1], CUT]]
+    target = Scripted(*steps, then=answered, name="openai:gpt-5")
+    prices = PriceBook(prices="snapshot")
+    if loaded:
+        prices.load()
+    client = AsyncClient(Retry(clock=LoopClock())(target), cost_meter=CostMeter(prices), clock=LoopClock())
+    items = ["one", "retried", "refused", "broken", BatchItem("never sent", options={"temperature": 9}), "cut"]
+    results = client.map(items, concurrency=1, checkpoint=tmp_path / "x")
+    read = [result async for result in results]
+    dollar = Decimal("1.25")
+    assert [result.cost for result in read[:3]] == [dollar, dollar, 0]
+    assert read[3].cost is None
+    assert read[4].cost == 0
+    assert read[5].cost > dollar  # the first try was cut, and is estimated
+    assert results.progress.cost == sum(result.cost or 0 for result in read) == client.costs.total
+    assert results.progress.unpriced == 1
+    again = client.map(["one"], checkpoint=tmp_path / "x")
+    [restored] = [result async for result in again]
+    assert restored.restored
+    assert restored.cost == dollar
+    assert (again.progress.cost, again.progress.unpriced) == (0, 0)
 
 
 async def test_as_completed():

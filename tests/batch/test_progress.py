@@ -3,6 +3,8 @@
 import io
 import subprocess
 import sys
+from dataclasses import replace
+from decimal import Decimal
 
 import pytest
 
@@ -156,6 +158,8 @@ def test_a_line_tells_all_there_is():
     assert line(progress) == (
         "5,210/10,000 52%  1,200 restored  3 failed  32 in flight  41.2 items/s  5,310 tokens/s  ETA 1:56 min"
     )
+    assert "  $1,234.5000  ETA" in line(replace(progress, cost=Decimal("1234.5")))
+    assert "  ≥ $0.0100  ETA" in line(replace(progress, cost=Decimal("0.01"), unpriced=1))
 
 
 def test_nothing_is_written_to_standard_output():

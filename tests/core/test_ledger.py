@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmprod.cost import Cost
-from llmprod.cost_table import CostEntry
+from llmprod.cost_table import CostEntry, CostTotals, money
 from llmprod.errors import InvalidArgument
 from llmprod.ledger import OTHER, Ledger
 from llmprod.trace import Attempt
@@ -184,6 +184,30 @@ def test_labels_beyond_the_bound_are_not_kept_apart() -> None:
     assert users[0]["user"] == OTHER
     assert users[0]["attempts"] == 990
     assert len(users) == 11
+
+
+def test_a_server_that_makes_up_a_model_for_each_answer_does_not_fill_the_memory() -> None:
+    ledger = Ledger(rows_at_most=10)
+    for number in range(5000):
+        ledger.add(entry(1, model=f"m-{number}", user="ann"))
+    assert ledger.total == 50
+    models = {row["model"] for row in ledger.by("model")}
+    assert OTHER in models
+    assert len(models) <= 10 + 1000 + 1
+
+
+@pytest.mark.parametrize(
+    ("dollars", "shown"),
+    [
+        ("0", "$0.00"),
+        ("0.0000001", "$0.0000001"),
+        ("0.000000000123", "$0.00000000012"),
+        ("0.25", "$0.25"),
+        ("3", "$3.00"),
+    ],
+)
+def test_what_is_little_is_not_shown_as_nothing(dollars: str, shown: str) -> None:
+    assert money(CostTotals(attempts=1, known=Decimal(dollars))) == shown
 
 
 def test_threads_lose_nothing() -> None:

@@ -186,6 +186,12 @@ def test_what_commits_a_stream(item, commits):
     assert feed(item)[0].committed is commits
 
 
+def test_searches_of_googles_answer_are_counted():
+    grounded = {**GOOGLE, "modelVersion": "gemini-3.8-flash"}
+    grounded["candidates"] = [{**GOOGLE["candidates"][0], "groundingMetadata": {"webSearchQueries": ["a", "b"]}}]
+    assert read(grounded).usage.server_tools == {"web_search": 2}
+
+
 def test_usage_of_anthropics_stream_is_put_together():
     _, events = feed(
         {"type": "message_start", "message": {"model": "m", "usage": {

@@ -23,6 +23,11 @@ def test_money_is_rounded_up_to_a_nano_dollar(money):
     assert 0 <= dollars(whole) - money < Decimal("1e-9")
 
 
+@pytest.mark.parametrize("money", ["9007199.254740992", "1e30", "1E+300"])
+def test_no_cost_is_more_than_a_store_can_count(money):
+    assert nano(Decimal(money)) == 2**53 - 1
+
+
 def test_dollars_are_written_plainly():
     assert [str(dollars(amount)) for amount in (0, 1, 10**9, 5 * 10**10, 1_500_000_000)] == [
         "0", "1E-9", "1", "50", "1.5",
@@ -71,6 +76,8 @@ def test_an_account_is_that_of_its_tags_and_unreadable():
     assert len(keys) == 5
     assert limit.key({"user": "a", "other": "x"}) == limit.key({"user": "a"})
     assert "secret" not in limit.key({"user": "secret"})
+    for end in ("\x1f", "1:", ":", ""):  # a name that its owner chose so as to spend another's money
+        assert limit.key({"user": f"a{end}b", "tenant": "c"}) != limit.key({"user": "a", "tenant": f"b{end}c"})
     assert BudgetLimit(9, by=("user", "tenant")).key({}) == limit.key({}), "a limit that was raised keeps its account"
     assert BudgetLimit(1, by=("user", "tenant"), timezone="Asia/Tokyo").key({}) != limit.key({})
 

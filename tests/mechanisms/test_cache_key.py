@@ -202,7 +202,7 @@ def test_every_field_of_a_context_is_in_the_key_or_known_to_change_no_answer():
     in_the_key = {"tags", "prompt"}  # of the tags, the scope's
     not_in_it = {
         "clock", "random", "call", "deadline", "connect_timeout", "idle_timeout", "lineage", "priority", "listeners",
-        "lane", "insist", "alternatives", "cache", "tolls",
+        "lane", "insist", "alternatives", "cache", "tolls", "meters",
     }  # fmt: skip
     assert {item.name for item in fields(Context)} == in_the_key | not_in_it
 

@@ -2,6 +2,8 @@
 
 import json
 from contextlib import aclosing
+from decimal import Decimal
+from typing import Any
 
 import httpx
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from llmprod.context import Context
 from llmprod.errors import ProtocolError, StreamInterrupted, TruncatedAnswer
 from llmprod.events import Finish, TextDelta, TokenLogprob, UsageUpdate
+from llmprod.pricing import PriceBook
 from llmprod.providers._http import HTTPOptions
 from llmprod.providers.google import Google, GoogleCodec
 from llmprod.request import EmbedRequest, GenerateRequest
@@ -101,6 +104,31 @@ def test_usage_is_disjoint() -> None:
 def test_usage_is_known_while_the_answer_is_open_and_the_last_counts() -> None:
     updates = [event.usage for event in decode_stream(CODEC, [body("text")]) if isinstance(event, UsageUpdate)]
     assert [usage.output for usage in updates] == [1, 2, 3, 4, 20]
+
+
+@pytest.mark.parametrize(
+    ("model", "queries", "searches"),
+    [
+        ("gemini-2.5-flash", ["noon", "midday"], 1),
+        ("models/gemini-2.5-pro", ["noon"], 1),
+        ("gemini-3.8-flash", ["noon", "midday", "noon", ""], 2),
+        ("gemini-3.8-flash", [], 0),
+        ("gemini-3.8-flash", None, 0),
+    ],
+)
+def test_searches_are_counted_by_what_the_answer_was_grounded_in(model: str, queries: Any, searches: int) -> None:
+    answer = scripts.ANSWERS["text"]
+    (candidate,) = answer["candidates"]
+    grounded = {**candidate, "groundingMetadata": {"webSearchQueries": queries}}
+    told = {**answer, "modelVersion": model, "candidates": [grounded]}
+    usage = whole(CODEC, told).usage
+    assert usage.server_tools == ({"web_search": searches} if searches else {})
+    counts = {"usageMetadata": {"promptTokenCount": 3, "candidatesTokenCount": 4}}
+    first = {"candidates": [{"groundingMetadata": {"webSearchQueries": queries}, "content": {"parts": []}}]}
+    last = {**told, **counts, "candidates": [candidate]}
+    assert streamed(CODEC, frames([{**told, **first}, last], named=False)).usage.server_tools == usage.server_tools
+    cost = PriceBook(prices="snapshot").cost(Usage(server_tools={"web_search": 2}), provider="google", model=model)
+    assert cost.amount == 2 * (Decimal("0.035") if "2." in model else Decimal("0.014"))
 
 
 def test_usage_without_details() -> None:
@@ -214,7 +242,6 @@ def test_a_whole_answer_without_a_reason_is_truncated(parts: list[dict[str, obje
         b'{"candidates":[{"content":{"parts":[{"functionCall":{"args":{}}}]}}]}',
         b'{"candidates":[{"content":{"parts":[{"inlineData":{"mimeType":"image/png","data":"?"}}]}}]}',
         b'{"candidates":[{"finishReason":3}]}',
-        b'{"candidates":[],"usageMetadata":{"promptTokenCount":"many"}}',
     ],
 )
 def test_a_malformed_event_is_never_skipped(data: bytes) -> None:

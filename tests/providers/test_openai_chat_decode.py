@@ -2,6 +2,7 @@
 
 import json
 from contextlib import aclosing
+from decimal import Decimal
 from typing import Any
 
 import httpx
@@ -259,7 +260,34 @@ def test_what_follows_the_finish_reason_counts() -> None:
             Usage(input=3),
         ),
         ({"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": None}}, Usage(input=3)),
-        ({"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": 9}}, Usage(cache_read=3)),
+        # More from the cache than the prompt has: it is counted beside it.
+        ({"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": 9}}, Usage(input=3, cache_read=9)),
+        (
+            {
+                "prompt_tokens": 9,
+                "completion_tokens": 1,
+                "total_tokens": 14,
+                "prompt_tokens_details": {"cached_tokens": 4},
+            },
+            Usage(input=9, cache_read=4, output=1),
+        ),
+        # Gateways to Gemini: the thinking stands in the total alone.
+        (
+            {"prompt_tokens": 20, "completion_tokens": 198, "total_tokens": 623},
+            Usage(input=20, output=198, reasoning=405, estimated=True),
+        ),
+        ({"prompt_tokens": 3, "total_tokens": 9}, Usage(input=3, output=6)),
+        ({"completion_tokens": 3, "total_tokens": 9}, Usage(input=6, output=3)),
+        ({"prompt_tokens": "12", "completion_tokens": 2.0}, Usage(input=12, output=2)),
+        ({"prompt_tokens": -1, "completion_tokens": 2}, Usage(output=2)),
+        ({"prompt_tokens": float("nan"), "completion_tokens": 2}, Usage(output=2)),
+        ({"prompt_tokens": float("inf"), "completion_tokens": 1e300}, None),
+        ({"prompt_tokens": 2**40, "completion_tokens": 2, "total_tokens": 2**40 + 2}, Usage(output=2)),
+        (
+            {"prompt_tokens": 3, "completion_tokens": 2, "cost": {"total_cost": 0.5}},
+            Usage(input=3, output=2, cost=Decimal("0.5")),
+        ),
+        ({"prompt_tokens": 3, "completion_tokens": 2, "cost": 1e300}, Usage(input=3, output=2)),
         (
             {"prompt_tokens": 9, "prompt_cache_hit_tokens": 4, "completion_tokens": 1},
             Usage(input=5, cache_read=4, output=1),

@@ -1,6 +1,7 @@
 """Budget: what may be spent is reserved before each attempt, and what was spent is settled after it."""
 
 import gc
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -331,6 +332,25 @@ async def test_a_price_is_asked_for_the_model_that_answered_and_else_for_the_one
     assert kept.stands() == (35, 0)
 
 
+async def test_ones_own_price_holds_for_the_dated_model_that_answers():
+    kept = Kept(day(10**7), price=PriceBook({"openai:gpt-5": Price(input=1, output=1)}, prices="snapshot"))
+    answer = [Start("gpt-5-2025-08-07"), "Hi", UsageUpdate(Usage(input=50, output=5)), Finish("stop")]
+    await ask(kept(Scripted(answer, name="openai:gpt-5")))
+    assert kept.stands() == (55, 0)
+
+
+async def test_a_price_that_the_address_tells_is_known():
+    class Compatible(Scripted):
+        priced_as = ("openai-compatible", "deepseek-v4-pro", "https://api.deepseek.com/v1")
+
+    book = PriceBook(prices="snapshot")
+    kept = Kept(BudgetLimit(1), price=book)
+    await ask(kept(Compatible(used(10, 100), name="openai-compatible:deepseek-v4-pro")))
+    spent = (await kept.wrapper.state())[0].spent
+    cost = book.cost(Usage(input=100, output=10), provider="deepseek", model="deepseek-v4-pro").amount
+    assert 0 <= spent - cost < Decimal("1e-9")
+
+
 async def test_a_cost_that_the_response_knows_is_taken_as_it_is():
     kept = Kept(day(1000))
 
@@ -564,6 +584,38 @@ async def test_an_answer_that_tells_no_usage_counts_as_reserved():
     response = await ask(kept(Scripted(["Hello", Finish("stop")], name="a")))
     assert kept.stands() == (110, 0)
     assert [found.basis for found in decisions(response, BudgetEstimated)] == ["reservation"]
+
+
+@pytest.mark.parametrize(
+    ("told", "tokens"),
+    [
+        (Usage(), TEN + 3),
+        (Usage(output=7), TEN + 7),
+        (Usage(input=5), 5 + 3),
+    ],
+)
+@pytest.mark.parametrize("request_", [WHOLE, STREAM], ids=["whole", "stream"])
+async def test_a_server_that_counts_nothing_is_not_free(told, tokens, request_):
+    kept = Kept(day(1000))
+    response = await ask(kept(Scripted(["Hello", UsageUpdate(told), Finish("stop")], name="a")), request_)
+    assert kept.stands() == (tokens, 0)
+    assert [found.basis for found in decisions(response, BudgetEstimated)] == ["shown"]
+
+
+async def test_a_dearer_tier_is_reserved_at_its_price():
+    prices = PriceBook({"a": Price(input=1, output=1, tiers={"priority": Price(input=2, output=2)})}, prices="none")
+    kept = Kept(day(1000), price=prices)
+
+    async def held(tier: str) -> int:
+        request = replace(STREAM, extra={"a": {"service_tier": tier}})
+        response = await kept(Scripted(["Hello", Finish("stop")], name="a")).send(request, context())
+        reserved = kept.stands()[1]
+        await response.aclose()
+        return reserved
+
+    assert await held("default") == 110
+    assert await held("priority") == 220
+    assert await held("flex") == 110  # no price; may be served as standard
 
 
 async def test_a_response_that_was_dropped_unread_is_settled_too():

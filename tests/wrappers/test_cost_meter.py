@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
@@ -112,12 +113,58 @@ async def test_the_model_that_answered_is_priced_and_the_one_that_was_asked_wher
     assert models == {"large", "small-2026-01-01"}
 
 
+@pytest.mark.parametrize("loaded", [True, False])
+async def test_ones_own_price_holds_for_the_dated_model_that_answers(loaded):
+    prices = PriceBook({"openai:gpt-5": Price(input="0.5", output=5)}, prices="snapshot")
+    if loaded:
+        prices.load()
+    answer = [Start("gpt-5-2025-08-07"), "Hi", UsageUpdate(Usage(input=1_000_000, output=1)), Finish("stop")]
+    response = await ask(meter(prices=prices)(scripted(answer, name="openai:gpt-5")))
+    assert response.cost == Decimal("0.500005")
+    assert response.trace.cost.source == "override"
+    both = PriceBook({"openai:gpt-5": Price(input=1), "openai:gpt-5-2025-08-07": Price(input=2, output=0)})
+    response = await ask(meter(prices=both)(scripted(answer, name="openai:gpt-5")))
+    assert response.cost == 2
+    response = await ask(meter(prices=PriceBook(prices="snapshot"))(scripted(answer, name="openai:gpt-4o")))
+    response.trace.cost  # noqa: B018 - waits for the price data
+    assert response.cost == Decimal("1.25001")  # by the model that answered, where neither price is one's own
+
+
 async def test_without_usage_an_answer_is_estimated_and_marked():
     response = await ask(meter()(scripted(["Hello", Finish("stop")])))
     assert response.cost == dollars(10, 5)
     assert response.trace.cost.estimated
     assert response.trace.attempts[0].usage == Usage(input=10, output=5, estimated=True)
     assert "~$" in str(response.trace)
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        (Usage(), dollars(10, 5)),
+        (Usage(output=7), dollars(10, 7)),
+        (Usage(input=100), dollars(100, 5)),
+        (Usage(cost=Decimal("0.5")), Decimal("0.5")),
+    ],
+)
+@pytest.mark.parametrize("request_", [WHOLE, STREAM], ids=["whole", "stream"])
+async def test_a_server_that_counts_nothing_is_not_free(told, expected, request_):
+    counting = meter()
+    response = await ask(counting(scripted(["Hello", UsageUpdate(told), Finish("stop")])), request_)
+    assert response.cost == expected
+    assert response.trace.cost.estimated == (told.cost is None)
+    response = await ask(counting(scripted([UsageUpdate(Usage()), Finish("stop")])), EMBED)
+    assert response.cost == dollars(10, 0)
+
+
+async def test_an_estimate_is_of_the_tier_that_was_asked_for():
+    prices = PriceBook({"a": Price(input=1, output=10, tiers={"priority": Price(input=2, output=20)})}, prices="none")
+    request = replace(WHOLE, extra={"a": {"service_tier": "priority"}})
+    response = await ask(meter(prices=prices)(scripted(["Hello", Finish("stop")])), request)
+    assert response.cost == 2 * dollars(10, 5)
+    assert response.trace.cost.tier == "priority"
+    answered = [UsageUpdate(Usage(input=10, output=5)), "Hello", Finish("stop")]
+    assert (await ask(meter(prices=prices)(scripted(answered)), request)).cost == dollars(10, 5)
 
 
 async def test_an_unknown_price_is_no_cost_and_has_a_reason():
@@ -446,7 +493,7 @@ async def test_two_meters_agree_and_a_ledger_may_be_shared():
 
 
 async def test_a_client_counts_without_being_asked_to():
-    target = scripted(then=["Hi", UsageUpdate(Usage(input=1_000_000)), Finish("stop")], name="openai:gpt-5")
+    target = scripted(then=["Hi", UsageUpdate(Usage(input=999_992, output=1)), Finish("stop")], name="openai:gpt-5")
     async with AsyncClient(target, clock=LoopClock()) as client:
         assert "CostMeter" not in client.describe()
         response = await client.generate("Hello", tags={"user": "ann"})

@@ -111,7 +111,7 @@ def usage_of(shape: Shape | None, value: Any) -> Usage | None:
     try:
         if shape is Shape.GOOGLE:
             counts = plain(get(value, "usage_metadata", "usageMetadata"))
-            return _google_usage.usage_of(counts) if counts else None
+            return _google_usage.usage_of(counts, _searches(value)) if counts else None
         usage = get(value, "usage")
         if isinstance(usage, Usage):
             return usage
@@ -122,6 +122,13 @@ def usage_of(shape: Shape | None, value: Any) -> Usage | None:
         return _openai_usage.usage_of(counts, plain(get(value, "tool_usage")), get(value, "service_tier"), items)
     except (TypeError, ValueError, AttributeError):  # numbers that are none
         return None
+
+
+def _searches(value: Any) -> int:
+    candidates = items_of(get(value, "candidates"))
+    grounding = get(candidates[0], "grounding_metadata", "groundingMetadata") if candidates else None
+    queries = get(grounding, "web_search_queries", "webSearchQueries")
+    return _google_usage.searches_of(queries, get(value, "model_version", "modelVersion"))
 
 
 def request_id_of(value: Any) -> str | None:

@@ -206,8 +206,7 @@ class StreamReader:
         return []
 
     def _count(self, carrier: Any) -> list[Event]:
-        # message_delta is cumulative but leaves out what only message_start tells, such as caches by lifetime.
-        self._counts |= plain(get(carrier, "usage"))
+        _anthropic_answer.add_counts(self._counts, plain(get(carrier, "usage")))
         return [UsageUpdate(_anthropic_answer.usage_of(self._counts))] if self._counts else []
 
     def _google(self, chunk: Any) -> list[Event]:

@@ -65,8 +65,10 @@ def encoded(result: BatchResult, digest: str) -> bytes:
         told["usage"] = {
             item.name: value
             for item in fields(Usage)
-            if (value := getattr(result.usage, item.name)) is not None and value not in (0, {})
+            if (value := getattr(result.usage, item.name)) is not None and (item.name == "cost" or value not in (0, {}))
         }
+    if result.cost is not None:
+        told["cost"] = str(result.cost)
     told["seconds"] = round(result.seconds, 6)
     if result.embeddings is not None:
         told["embeddings"] = result.embeddings
@@ -101,6 +103,7 @@ def decoded(told: Mapping[str, Any], *, index: int | None = None) -> BatchResult
         parts=tuple(decoded_part(part) for part in told.get("parts", ())),
         finish_reason=told.get("finish_reason"),
         usage=_usage(told["usage"]) if "usage" in told else None,
+        cost=Decimal(told["cost"]) if "cost" in told else None,
         model=told.get("model"),
         embeddings=told.get("embeddings"),
         error=None if error is None else StoredError(error["type"], error["message"]),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any, cast
 
 import anyio
@@ -27,6 +28,7 @@ from llmprod.clock import Clock
 from llmprod.errors import ClientClosed, ForkedProcess, InvalidArgument, InvalidOutput
 from llmprod.request import GenerateRequest, Request
 from llmprod.response import Response
+from llmprod.trace import Trace
 
 __all__ = ["WINDOW", "Engine", "Settings"]
 
@@ -260,7 +262,7 @@ class Engine:
             stored = self._checkpoint.find(key, told, index)
             result = None if stored is None else _parsed(stored, request)
         except Exception as error:  # noqa: BLE001 - one item's failure stops no other
-            self._settle(BatchResult(index=index, key=key, error=error), "")
+            self._settle(BatchResult(index=index, key=key, error=error, cost=Decimal(0)), "")
             return None
         if result is None or not result.ok:
             return _Job(index, key, request, options, told)
@@ -283,17 +285,22 @@ class Engine:
         except (ClientClosed, ForkedProcess):
             raise  # of the whole run, not of an item
         except Exception as error:  # noqa: BLE001 - one item's failure stops no other
-            return BatchResult(index=job.index, key=job.key, error=error, seconds=clock.now() - started)
+            seconds = clock.now() - started
+            cost = await _cost(getattr(error, "trace", None))
+            return BatchResult(index=job.index, key=job.key, error=error, cost=cost, seconds=seconds)
+        seconds = clock.now() - started
+        cost = await _cost(response.trace)
         result = BatchResult(
             index=job.index,
             key=job.key,
             parts=response.parts,
             finish_reason=response.finish_reason,
             usage=response.usage,
+            cost=response.cost if cost is None else cost,
             model=response.model,
             embeddings=response.embeddings,
             response=response,
-            seconds=clock.now() - started,
+            seconds=seconds,
         )
         return _parsed(result, job.request)
 
@@ -308,6 +315,17 @@ class Engine:
         self.meter.ended(result)
         self.news.set()
         self._room.set()
+
+
+async def _cost(trace: Trace | None) -> Decimal | None:
+    """Return what all attempts cost, or None; waits for prices that are still being loaded."""
+    if trace is None:
+        return None
+    if (due := trace.costs_due) is not None:
+        with anyio.CancelScope(shield=True):  # what has been answered is not lost for that
+            await anyio.to_thread.run_sync(due)
+    cost = trace.cost
+    return cost.amount if cost is not None else None if trace.attempts else Decimal(0)
 
 
 def _parsed(result: BatchResult, request: Request) -> BatchResult:

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections import deque
 from collections.abc import Callable
+from decimal import Decimal
 from typing import TextIO
 
 from llmprod.batch.records import BatchProgress, BatchResult
@@ -31,6 +32,8 @@ class Meter:
         self._clock = clock
         self._began = 0.0
         self._usage = Usage()
+        self._cost = Decimal(0)
+        self._unpriced = 0
         self._show = show
         # A sample about every second: when, items run, tokens.
         self._samples: deque[tuple[float, int, int]] = deque([(0.0, 0, 0)], maxlen=_SAMPLES)
@@ -53,6 +56,9 @@ class Meter:
         self.done += 1
         self.failed += not result.ok
         self.restored += result.restored
+        if not result.restored:
+            self._cost += result.cost or 0
+            self._unpriced += result.cost is None
         if result.usage is not None and not result.restored:
             self._usage += result.usage
             self._tokens += result.usage.total_output if result.embeddings is None else result.usage.total_input
@@ -85,6 +91,8 @@ class Meter:
             items_per_second=per_second,
             tokens_per_second=None if per_second is None else (self._tokens - tokens) / took,
             eta=eta,
+            cost=self._cost,
+            unpriced=self._unpriced,
         )
 
 
@@ -160,6 +168,8 @@ def line(progress: BatchProgress, *, last: bool = False) -> str:
         words.append(f"{_short(progress.items_per_second)} items/s")
     if progress.tokens_per_second:
         words.append(f"{_short(progress.tokens_per_second)} tokens/s")
+    if progress.cost:
+        words.append(f"{'≥ ' if progress.unpriced else ''}${progress.cost:,.4f}")
     if last:
         words.append(f"took {_time(progress.seconds)}")
     elif progress.eta is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, TypeAlias, cast
 
 from llmprod.errors import InvalidArgument
@@ -75,6 +76,7 @@ class BatchResult:
         parsed: the answer parsed by the output schema; None without one, or where the model asks for tools.
         finish_reason: why the answer ended; None for embeddings and for what failed.
         usage: tokens; None where the provider didn't tell.
+        cost: US dollars of all its attempts, those that failed too; of a restored one, then. None where not known.
         model: exact id of the model that answered.
         embeddings: one vector an input, for an :class:`EmbedRequest`.
         error: what failed: a :class:`CallError`, an :class:`InvalidArgument`, an :class:`InvalidOutput` of an answer
@@ -91,6 +93,7 @@ class BatchResult:
     parsed: Any = None
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    cost: Decimal | None = None
     model: str | None = None
     embeddings: Sequence[Sequence[float]] | None = None
     error: Exception | StoredError | None = None
@@ -140,6 +143,8 @@ class BatchProgress:
         items_per_second: over about the last minute, without what was restored; None before there is any.
         tokens_per_second: tokens of answers likewise; for embeddings, of what was embedded.
         eta: seconds that the rest will take at this rate; None where the total or the rate is unknown.
+        cost: US dollars of the items that ended in this run, failed ones too, as far as known.
+        unpriced: those of them whose cost is not known; with any, ``cost`` is the least that it may be.
     """
 
     done: int
@@ -152,6 +157,8 @@ class BatchProgress:
     items_per_second: float | None
     tokens_per_second: float | None
     eta: float | None
+    cost: Decimal = Decimal(0)
+    unpriced: int = 0
 
 
 def item_of(value: object) -> BatchItem:

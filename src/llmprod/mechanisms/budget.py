@@ -31,8 +31,8 @@ _MOST = 2**53 - 1
 
 
 def nano(money: Decimal) -> int:
-    """Return a cost in nano-dollars, rounded up."""
-    return int((money * _NANO).to_integral_value(ROUND_CEILING))
+    """Return a cost in nano-dollars, rounded up; no more than a limit can be, so that no store's numbers overflow."""
+    return int(min(money * _NANO, Decimal(_MOST)).to_integral_value(ROUND_CEILING))
 
 
 def dollars(amount: int) -> Decimal:
@@ -119,8 +119,9 @@ class BudgetLimit:
     def key(self, tags: Mapping[str, str]) -> str:
         """Return what the account of a call with ``tags`` goes by in a store: a hash, since tags may be personal."""
         values = [tags.get(tag, "") for tag in self.tags]
-        told = [self.name, str(self.per), self.timezone, *self.tags, "", *values]
-        return blake2b("\x1f".join(told).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+        # Each with its length, so that no value can be made to read as two.
+        told = [f"{len(one)}:{one}" for one in (self.name, str(self.per), self.timezone, *self.tags, "", *values)]
+        return blake2b("".join(told).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
     def window(self, now: float) -> Window:
         """Return the window that ``now`` is in, in seconds since the epoch."""

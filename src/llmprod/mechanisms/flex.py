@@ -8,13 +8,15 @@ flex inference, Anthropic's to service tiers, all of 2026.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from llmprod import _validate
 from llmprod.clock import SYSTEM_CLOCK, Clock
 from llmprod.errors import BadRequest, Overloaded, RateLimited
+from llmprod.request import Request
+from llmprod.usage import special_tier
 
-__all__ = ["FIELDS", "FlexCapacity", "Tier", "no_room", "tier_value", "unknown_here"]
+__all__ = ["FIELDS", "FlexCapacity", "Tier", "asked_tier", "no_room", "tier_value", "unknown_here"]
 
 Tier: TypeAlias = Literal["standard", "flex", "priority"]
 
@@ -37,6 +39,18 @@ _LIMITS = frozenset({"rate_limit_exceeded", "rate_limit_error", "tokens", "reque
 def tier_value(provider: str, tier: Tier) -> str | None:
     """Return what a provider calls a tier; None where it has none such."""
     return _VALUES.get(provider, {}).get(tier)
+
+
+def asked_tier(request: Request, provider: str | None) -> str | None:
+    """Return the tier that a request asks a provider for, as prices call it; None for the standard one.
+
+    What is asked may not be what is given: a provider that says nothing else is taken at this word.
+    """
+    own: Mapping[str, Any] = request.extra.get(provider or "", {})
+    # Anthropic's tiers are bought beforehand; what costs more by the call there is the speed.
+    field = "speed" if provider == "anthropic" else FIELDS.get(provider or "", "service_tier")
+    tier = special_tier(own.get(field))
+    return "priority" if tier == "fast" and provider != "anthropic" else tier
 
 
 def no_room(error: BaseException) -> bool:

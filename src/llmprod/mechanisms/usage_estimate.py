@@ -76,6 +76,19 @@ class UsageEstimate:
             return self._tokens(text)
         return ceil((len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))) / _BYTES_A_TOKEN)
 
+    def filled(self, target: str, request: Request, told: Usage, response: Response) -> Usage:
+        """Return what an answer used, with estimates for a prompt or an answer that was told to have no tokens.
+
+        Some servers count nothing, or nothing of what they had cached, and tell 0 all the same.
+        """
+        if not told.total_input:
+            guess = self.guess(target, request, shown=0, seconds=0.0)
+            if guess is not None and guess.input:
+                told = replace(told, input=guess.input, estimated=True)
+        if not told.total_output:
+            told = at_least(told, self.shown(response))
+        return told
+
     def guess(self, target: str, request: Request, *, shown: int | None, seconds: float) -> Usage | None:
         """Estimate a usage; None where there is nothing to go by (a function's call that was never answered before).
 

@@ -155,6 +155,7 @@ class PriceBook:
         *,
         provider: str | None,
         model: str | None,
+        asked: str | None = None,
         at: datetime | None = None,
         tier: str | None = None,
         batch: bool = False,
@@ -167,6 +168,8 @@ class PriceBook:
             provider: its name, such as ``openai``, or a provider's ``openai:gpt-5``. None where nobody knows: then the
                 model's name alone must tell.
             model: the model's id, best the exact one that answered.
+            asked: the id that was asked for, where another answered (``gpt-5`` for ``gpt-5-2025-08-07``): your own
+                price of it goes before what price data says of the other, and its price where that knows none.
             at: when it was used (default now; without a zone, UTC).
             tier: the service tier, instead of the one in ``usage``.
             batch: it came by a batch API.
@@ -178,7 +181,7 @@ class PriceBook:
             return total(usage.cost, "provider", estimated=usage.estimated)
         if not model:
             return unknown("no model", estimated=usage.estimated)
-        found = self._find(provider, model, url)
+        found = self._find_either(provider, model, asked, url)
         if isinstance(found, str):
             return unknown(found, estimated=usage.estimated)
         moment = datetime.now(tz=UTC) if at is None else at if at.tzinfo is not None else at.replace(tzinfo=UTC)
@@ -201,6 +204,17 @@ class PriceBook:
     def knows(self, *, provider: str | None, model: str, url: str | None = None) -> bool:
         """Tell whether there are prices of a model."""
         return not isinstance(self._find(provider, model, url), str)
+
+    def _find_either(self, provider: str | None, model: str, asked: str | None, url: str | None) -> Found | str:
+        if asked is None or asked == model:
+            return self._find(provider, model, url)
+        name = _kind(provider)
+        own = self._own(name, plain_model(model)) or self._own(name, plain_model(asked))
+        if own is not None:
+            return own
+        found = self._find(provider, model, url)
+        other = self._find(provider, asked, url) if isinstance(found, str) else found
+        return found if isinstance(other, str) else other
 
     def _find(self, provider: str | None, model: str, url: str | None) -> Found | str:
         name = _kind(provider)

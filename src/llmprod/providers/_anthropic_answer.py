@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from pydantic_core import from_json, to_json
@@ -23,10 +24,11 @@ from llmprod.events import (
 from llmprod.providers._anthropic_errors import error_from
 from llmprod.providers._anthropic_request import FORMAT, MODEL
 from llmprod.providers._codec import StreamDecoder
+from llmprod.providers._openai_errors import as_dict, as_list
 from llmprod.types import Opaque, Text, Thinking, ToolCall
-from llmprod.usage import FinishReason, Usage, special_tier
+from llmprod.usage import FinishReason, Usage, count_of, special_tier
 
-__all__ = ["MessageDecoder", "decode_message", "usage_of"]
+__all__ = ["MessageDecoder", "add_counts", "decode_message", "usage_of"]
 
 _REASONS: dict[str, FinishReason] = {
     "end_turn": "stop",
@@ -174,11 +176,10 @@ class MessageDecoder(StreamDecoder):
             self.finished = True
         return self._count(counts)
 
-    def _count(self, counts: Mapping[str, Any] | None) -> list[Event]:
-        if not counts:
+    def _count(self, told: Any) -> list[Event]:
+        if not isinstance(told, dict) or not told:
             return []
-        # Totals so far, which replace; what a later report leaves out (lifetimes of cache writes) stands.
-        self._counts.update({key: value for key, value in counts.items() if value is not None})
+        add_counts(self._counts, cast("dict[str, Any]", told))
         return [UsageUpdate(usage_of(self._counts))]
 
     def end(self) -> Sequence[Event]:
@@ -245,17 +246,24 @@ def usage_of(counts: Mapping[str, Any]) -> Usage:
     """Return usage in disjoint buckets.
 
     ``input_tokens`` leaves out what the cache read and wrote; ``output_tokens`` holds the thinking. What a compaction
-    used stands in ``iterations`` alone and is added. Other models' shares (advisors, fallbacks) are not: they are
-    priced apart, and stay in ``Response.raw``.
+    used stands in ``iterations`` alone and is added. What an advisor used is another model's and not added; that it was
+    asked counts as a use of a tool, which has no price, so that such a call's cost is unknown rather than too low.
     """
-    lifetimes: Mapping[str, Any] = counts.get("cache_creation") or {}
+    lifetimes = as_dict(counts.get("cache_creation"))
     short, long = _int(lifetimes, "ephemeral_5m_input_tokens"), _int(lifetimes, "ephemeral_1h_input_tokens")
     written = _int(counts, "cache_creation_input_tokens")
     if "cache_creation_input_tokens" in counts and short + long > written:
         short = long = 0  # the split is older than the total
     output = _int(counts, "output_tokens")
-    thinking = min(output, _int(counts.get("output_tokens_details") or {}, "thinking_tokens"))
-    tools: Mapping[str, int] = counts.get("server_tool_use") or {}
+    thinking = min(output, _int(as_dict(counts.get("output_tokens_details")), "thinking_tokens"))
+    steps = [as_dict(step) for step in as_list(counts.get("iterations"))]
+    tools = {
+        name.removesuffix("_requests"): uses
+        for name, value in as_dict(counts.get("server_tool_use")).items()
+        if (uses := count_of(value))
+    }
+    if asked := sum(step.get("type") == "advisor_message" for step in steps):
+        tools["advisor"] = asked
     usage = Usage(
         input=_int(counts, "input_tokens"),
         cache_read=_int(counts, "cache_read_input_tokens"),
@@ -264,14 +272,29 @@ def usage_of(counts: Mapping[str, Any]) -> Usage:
         cache_write_1h=long,
         output=output - thinking,
         reasoning=thinking,
-        server_tools={name.removesuffix("_requests"): count for name, count in tools.items() if count},
+        server_tools=tools,
         tier=special_tier(counts.get("speed")) or special_tier(counts.get("service_tier")),
     )
-    for step in counts.get("iterations") or ():
+    for step in steps:
         if step.get("type") == "compaction":
-            usage += usage_of(step)
+            usage = replace(usage + usage_of(step), tier=usage.tier)
     return usage
 
 
+_PROMPT = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+
+
+def add_counts(counts: dict[str, Any], told: Mapping[str, Any]) -> None:
+    """Take a stream's later report into ``counts``.
+
+    It holds totals so far, which replace; what it leaves out, as the lifetimes of cache writes, stands. So does the
+    prompt that was told first where a gateway closes with a prompt of nothing.
+    """
+    prompt = any(told.get(name) for name in _PROMPT)
+    for key, value in told.items():
+        if value is not None and (prompt or key not in _PROMPT or key not in counts):
+            counts[key] = value
+
+
 def _int(counts: Mapping[str, Any], name: str) -> int:
-    return int(counts.get(name) or 0)
+    return count_of(counts.get(name)) or 0

@@ -23,7 +23,8 @@ from llmprod.events import (
 from llmprod.providers._codec import StreamDecoder
 from llmprod.providers._google_errors import error_from
 from llmprod.providers._google_request import FORMAT, MADE_UP
-from llmprod.providers._google_usage import usage_of
+from llmprod.providers._google_usage import searches_of, usage_of
+from llmprod.providers._openai_errors import as_dict, as_list
 from llmprod.types import Audio, File, Image, Meta, Opaque, Text, Thinking, ToolCall
 from llmprod.usage import FinishReason
 
@@ -69,6 +70,7 @@ class ChunkDecoder(StreamDecoder):
         self._id: str | None = None
         self._started = False
         self._finish: tuple[FinishReason, str] | None = None
+        self._queries: list[Any] = []
 
     def feed(self, name: bytes, data: bytes) -> Sequence[Event]:
         """Decode one server-sent event."""
@@ -108,15 +110,19 @@ class ChunkDecoder(StreamDecoder):
             if feedback and feedback.get("blockReason"):
                 self._finish = ("content_filter", _string(feedback["blockReason"]))
                 self.finished = True
-            counts = chunk.get("usageMetadata")
-            if counts:
-                events.append(UsageUpdate(usage_of(counts)))  # totals so far: the last counts
+            counts = as_dict(chunk.get("usageMetadata"))
+            if counts:  # totals so far: the last counts
+                searches = searches_of(self._queries, chunk.get("modelVersion"))
+                events.append(UsageUpdate(usage_of(counts, searches)))
             return events
         except (KeyError, TypeError, AttributeError, ValueError, IndexError):
             what = "a malformed event" if in_stream else "JSON that is no answer"
             raise ProtocolError(detail=what, in_stream=in_stream) from None
 
     def _candidate(self, candidate: Mapping[str, Any], events: list[Event]) -> None:
+        grounding = candidate.get("groundingMetadata")
+        if grounding:
+            self._queries += as_list(as_dict(grounding).get("webSearchQueries"))
         content = candidate.get("content")
         if content:
             for part in content.get("parts") or ():

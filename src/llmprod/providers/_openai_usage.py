@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 from llmprod.events import TokenLogprob
 from llmprod.providers._openai_errors import as_dict, as_list
-from llmprod.usage import FinishReason, Usage, special_tier
+from llmprod.usage import FinishReason, Usage, count_of, special_tier
 
 __all__ = ["FINISH_REASONS", "logprobs_of", "usage_of"]
 
@@ -25,6 +24,8 @@ FINISH_REASONS: dict[str, FinishReason] = {
 raises: what stands there is no answer, however much of one it looks like."""
 
 _PLAIN = {"prompt_tokens", "completion_tokens", "total_tokens"}
+_PLAIN_AT_MOST = 2**31
+_CHARGED_AT_MOST = 1_000_000  # US dollars for one call: what is above is no charge
 
 _PAID_TOOLS = {
     "file_search_call": "file_search",
@@ -38,8 +39,9 @@ def usage_of(raw: Any, tool_usage: Any = None, tier: Any = None, items: Iterable
     """Return usage in disjoint buckets, or None where ``raw`` tells none.
 
     The details that OpenAI counts *inside* the prompt or the answer are taken out of them, never below zero, so the
-    buckets' sum is ``prompt + completion``. Where a server counts reasoning beside the completion (its total says so,
-    or reasoning exceeds the completion), it is added.
+    buckets' sum is ``prompt + completion``. Where a server counts reasoning beside the completion, or the cache's
+    tokens beside the prompt (its total says so, or they exceed it), they are added. What the total holds beyond all
+    that is told is thinking: gateways to Gemini leave it out of the completion. It is marked as an estimate.
 
     Args:
         raw: ``usage`` of Chat Completions, Responses or embeddings.
@@ -55,13 +57,22 @@ def usage_of(raw: Any, tool_usage: Any = None, tier: Any = None, items: Iterable
         and {name for name, value in told.items() if value is not None} == _PLAIN
     ):
         prompt, completion = told["prompt_tokens"], told["completion_tokens"]  # as vLLM tells it with each token
-        if type(prompt) is int and type(completion) is int and prompt >= 0 and completion >= 0:
+        if (
+            type(prompt) is int
+            and type(completion) is int
+            and prompt >= 0
+            and completion >= 0
+            and told["total_tokens"] == prompt + completion < _PLAIN_AT_MOST
+        ):
             return Usage(input=prompt, output=completion)
     prompt = _count(told, "prompt_tokens", "input_tokens")
     completion = _count(told, "completion_tokens", "output_tokens")
     if prompt is None and completion is None:
         return None
-    prompt, completion = prompt or 0, completion or 0
+    total = _count(told, "total_tokens") or 0
+    if prompt is None or completion is None:  # the total tells the other, if anything does
+        prompt = max(0, total - (completion or 0)) if prompt is None else prompt
+        completion = max(0, total - prompt) if completion is None else completion
     of_prompt = as_dict(told.get("prompt_tokens_details") or told.get("input_tokens_details"))
     of_completion = as_dict(told.get("completion_tokens_details") or told.get("output_tokens_details"))
     searches = _count(as_dict(as_dict(tool_usage).get("web_search")), "num_requests")
@@ -78,19 +89,27 @@ def usage_of(raw: Any, tool_usage: Any = None, tier: Any = None, items: Iterable
     written = _count(of_prompt, "cache_write_tokens") or 0
     half_hour = min(_count(lifetimes, "ttl_30m_tokens") or 0, written)
     half_day = min(_count(lifetimes, "ttl_12h_tokens") or 0, written - half_hour)
+    cached = cached or 0
+    reasoning = _count(of_completion, "reasoning_tokens") or 0
+    beyond = total - prompt - completion
+    kept = cached + written
+    if kept > prompt or (kept and beyond != reasoning and beyond in (kept, kept + reasoning)):
+        prompt += kept
+        beyond -= kept
+    if reasoning and (reasoning > completion or beyond == reasoning):
+        completion += reasoning
+    untold = 0 if reasoning else max(0, beyond)
+    reasoning += untold
+    completion += untold
     buckets = _split(
         prompt,
-        cached or 0,
+        cached,
         half_hour,
         half_day,
         written - half_hour - half_day,
         _count(of_prompt, "audio_tokens") or 0,
         _count(of_prompt, "image_tokens") or 0,
     )
-    reasoning = _count(of_completion, "reasoning_tokens") or 0
-    total = _count(told, "total_tokens") or 0
-    if reasoning and (reasoning > completion or total == prompt + completion + reasoning):
-        completion += reasoning
     answer = _split(
         completion,
         reasoning,
@@ -110,6 +129,7 @@ def usage_of(raw: Any, tool_usage: Any = None, tier: Any = None, items: Iterable
         output_audio=answer[1],
         output_image=answer[2],
         server_tools=server_tools,
+        estimated=untold > 0,
         tier=special_tier(tier),
         cost=_charged(told),
     )
@@ -126,8 +146,12 @@ def _split(total: int, *wanted: int) -> list[int]:
 
 
 def _charged(told: dict[str, Any]) -> Decimal | None:
-    """What OpenRouter says that was taken, in US dollars: by itself, and by the vendor where the key is one's own."""
-    charged = _dollars(told.get("cost"))
+    """What OpenRouter says that was taken, in US dollars: by itself, and by the vendor where the key is one's own.
+
+    Perplexity tells the same, fee by request included, as ``{"total_cost": …}``.
+    """
+    cost = told.get("cost")
+    charged = _dollars(cast("dict[str, Any]", cost).get("total_cost") if isinstance(cost, dict) else cost)
     if charged is None or told.get("is_byok") is not True:
         return charged
     upstream = _dollars(as_dict(told.get("cost_details")).get("upstream_inference_cost"))
@@ -135,16 +159,16 @@ def _charged(told: dict[str, Any]) -> Decimal | None:
 
 
 def _dollars(value: Any) -> Decimal | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _CHARGED_AT_MOST:
         return None
     return Decimal(str(value))
 
 
 def _count(told: dict[str, Any], *names: str) -> int | None:
     for name in names:
-        value = told.get(name)
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return max(0, int(value))
+        value = count_of(told.get(name))
+        if value is not None:
+            return value
     return None
 
 

@@ -19,6 +19,7 @@ from llmprod.providers._google_request import FORMAT, encode_cached_content, enc
 from llmprod.providers._google_usage import usage_of
 from llmprod.providers._http import HTTPOptions
 from llmprod.providers._http_provider import HTTPProvider, Key, find_key
+from llmprod.providers._openai_errors import as_dict
 from llmprod.request import EmbedRequest, GenerateRequest, Request
 
 __all__ = ["Google", "GoogleCodec"]
@@ -66,7 +67,7 @@ def _vectors(body: Any, count: int) -> Decoded:
         if "embeddings" not in body and "error" in body:
             raise error_from(None, {}, body)
         vectors = [item["values"] for item in body["embeddings"]]
-        counts = body.get("usageMetadata")
+        counts = as_dict(body.get("usageMetadata"))
         events: list[Event] = [UsageUpdate(usage_of(counts))] if counts else []
     except (KeyError, TypeError, AttributeError, ValueError):
         raise ProtocolError(detail="JSON that holds no embeddings") from None

@@ -236,11 +236,14 @@ class _Fare:
         if answer is not None and answer.cost is not None:
             self._settle(nano(answer.cost), told=self.quote > 0)
         elif outcome.kind == "ok" and usage is not None:
+            usage, filled = self._filled(usage, answer)
             cost = self._toll.price(self._provider, answer.model if answer is not None else None, usage)
-            if cost is not None:
-                self._settle(cost)
-            else:
+            if cost is None:
                 self._estimate(self.quote, "reservation" if self.quote else "unpriced")
+            elif filled:
+                self._estimate(cost, "shown")
+            else:
+                self._settle(cost)
         elif outcome.kind == "ok" or answer is None or self._toll.keeps_cut:
             self._estimate(self.quote, "reservation")
         else:
@@ -252,6 +255,16 @@ class _Fare:
             used = replace(known, output=known.output + max(0, seen - answered), estimated=True)
             cost = self._toll.price(self._provider, answer.model, used)
             self._estimate(self.quote if cost is None else cost, "shown")
+
+    def _filled(self, usage: Usage, answer: Response | None) -> tuple[Usage, bool]:
+        """Return the usage of a whole answer, with what a server that counts nothing tells as 0; and if it did that."""
+        prompt = 0 if usage.total_input or usage.cost is not None else self._most.total_input
+        shown = 0
+        if not usage.total_output and usage.cost is None and answer is not None:
+            shown = min(_seen(answer), self._most.total_output)
+        if not prompt and not shown:
+            return usage, False
+        return replace(usage, input=usage.input + prompt, output=usage.output + shown, estimated=True), True
 
     def _estimate(self, cost: int, basis: Literal["reservation", "shown", "unpriced"]) -> None:
         if not self._over:

@@ -192,6 +192,7 @@ class _BudgetProvider(WrappedProvider):
             assume_output=wrapper.assume_output,
             output_limit=wrapper.output_limit,
             cache_writes=wrapper.cache_writes,
+            book=wrapper.book,
         )
         self._paying = _paying(inner)
         self._cheaper = _paying(wrapper.cheaper) if wrapper.cheaper is not None else []

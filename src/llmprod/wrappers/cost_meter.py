@@ -1,8 +1,9 @@
 """Counts what a call costs, over all its attempts: those that failed, lost a race, were cancelled or cut off too.
 
-The provider of each attempt tells its end (``context.call.meters``), so that nothing between it and this wrapper can
-hide one. At the call's end every attempt is priced by its own usage and model; where its provider did not tell the
-usage, it is estimated, and marked so.
+The provider of each attempt tells its end (``context.meters``), so that nothing between it and this wrapper can hide
+one. At the call's end every attempt is priced by its own usage and model; where its provider did not tell the usage, it
+is estimated, and marked so. An attempt that goes on after the call (an answer that equal calls share whose first caller
+has left, a stored answer that is made anew) is counted when it ends, for the labels of the call that began it.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import logging
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from typing import ClassVar
 
@@ -30,12 +32,13 @@ from llmprod.errors import (
     Rejected,
 )
 from llmprod.ledger import Ledger
+from llmprod.mechanisms.flex import asked_tier
 from llmprod.mechanisms.usage_estimate import Tokens, UsageEstimate, at_least
 from llmprod.pricing.book import PriceBook
 from llmprod.provider import Provider
 from llmprod.request import Request
 from llmprod.response import Response
-from llmprod.trace import AttemptEnd
+from llmprod.trace import AttemptEnd, Trace
 from llmprod.usage import Usage
 from llmprod.wrapper import Phase, WrappedProvider, Wrapper
 
@@ -109,7 +112,7 @@ class _CostMeterProvider(WrappedProvider):
     async def send(self, request: Request, context: Context) -> Response:
         call = _Call(self.wrapper, context)
         try:
-            response = await self.inner.send(request, context)
+            response = await self.inner.send(request, context.but(meters=(*context.meters, call.ended)))
         except BaseException:
             call.over(None)
             raise
@@ -119,45 +122,52 @@ class _CostMeterProvider(WrappedProvider):
 
 
 class _Call:
-    """One call's attempts, priced at its end. By then each has ended: whoever asked for it has closed it."""
+    """One call's attempts, priced at its end, and those that end by themselves later."""
 
-    __slots__ = ("_at", "_context", "_ends", "_meter", "_response")
+    __slots__ = ("_at", "_context", "_ends", "_meter", "_over")
 
     def __init__(self, meter: CostMeter, context: Context) -> None:
         self._meter = meter
         self._context = context
         self._at = meter.now() - context.elapsed
         self._ends: list[_End] = []
-        self._response: weakref.ref[Response] | None = None
-        context.call.meters = (*context.call.meters, self.ended)
+        self._over = False
 
     def ended(self, end: AttemptEnd) -> None:
         """Note the end of an attempt."""
-        self._ends.append(_End(end, self._meter.estimate))
+        ours = any(entry is end.attempt for entry in self._context.trace.entries)  # else of a call in the background
+        began = self._at if ours else self._meter.now() - end.context.elapsed
+        ended = _End(end, self._meter.estimate, began + end.attempt.started)
+        if ours and not self._over:
+            self._ends.append(ended)
+        else:
+            self._settle([ended], end.context.trace, None)
 
     def over(self, response: Response | None) -> None:
-        """Price what the call has used. Attempts that a wrapper further out makes after it are another call's."""
-        call, ours = self._context.call, self.ended
-        call.meters = tuple(tell for tell in call.meters if tell != ours)
-        self._response = None if response is None else weakref.ref(response)
-        prices = self._meter.prices
-        if prices.loaded or all(end.ready(prices) for end in self._ends):
-            self._price()
-        else:
-            self._context.trace.costs_due = prices.wait
-            self._meter.ledger.expect(prices.wait)
-            prices.when_loaded(self._price)
+        """Price what the call has used."""
+        self._over = True
+        self._settle(self._ends, self._context.trace, response)
 
-    def _price(self) -> None:
-        costs = [self._add(end) for end in self._ends]
-        self._context.trace.costs_due = None
-        response = None if self._response is None else self._response()
+    def _settle(self, ends: list[_End], trace: Trace, response: Response | None) -> None:
+        prices = self._meter.prices
+        price = partial(self._price, ends, trace, None if response is None else weakref.ref(response))
+        if prices.loaded or all(end.ready(prices) for end in ends):
+            price()
+        else:
+            trace.costs_due = prices.wait
+            self._meter.ledger.expect(prices.wait)
+            prices.when_loaded(price)
+
+    def _price(self, ends: list[_End], trace: Trace, weakly: weakref.ref[Response] | None) -> None:
+        costs = [self._add(end) for end in ends]
+        trace.costs_due = None
+        response = None if weakly is None else weakly()
         if response is not None and costs:
             response.cost = reduce(add, costs).amount
 
     def _add(self, end: _End) -> Cost:
         meter, context, attempt = self._meter, self._context, end.attempt
-        at = datetime.fromtimestamp(self._at + attempt.started, tz=UTC)
+        at = datetime.fromtimestamp(end.at, tz=UTC)
         cost = attempt.cost  # if a meter further in has counted it
         if cost is None:
             try:
@@ -188,10 +198,13 @@ class _Call:
 class _End:
     """What is kept of an attempt until the call is over."""
 
-    __slots__ = ("_blind", "_charged", "_free", "_of", "_sent", "_source", "_url", "asked", "attempt", "kind", "usage")
+    __slots__ = (
+        "_blind", "_charged", "_free", "_of", "_sent", "_source", "_url", "asked", "at", "attempt", "kind", "usage",
+    )  # fmt: skip
 
-    def __init__(self, end: AttemptEnd, estimate: UsageEstimate) -> None:
+    def __init__(self, end: AttemptEnd, estimate: UsageEstimate, at: float) -> None:
         provider, response = end.provider, end.response
+        self.at = at
         self.attempt = end.attempt
         self.kind, self.asked, self._url = provider.priced_as
         self._free = provider.free
@@ -212,6 +225,8 @@ class _End:
         """Return what was told, or an estimate; None where the attempt was not sent or nothing is known."""
         attempt, response, told = end.attempt, end.response, end.attempt.usage
         seconds = attempt.seconds or 0.0
+        if told is not None and told.cost is None and response is not None:
+            told = estimate.filled(attempt.target, end.request, told, response)
         if told is not None and attempt.state == "ok":
             if not told.estimated:
                 estimate.learn(attempt.target, end.request, told, seconds, whole=attempt.ttft is None)
@@ -225,14 +240,16 @@ class _End:
         if told is not None:
             return told if shown is None else at_least(told, shown)
         self._blind = shown is None
-        return estimate.guess(attempt.target, end.request, shown=shown, seconds=seconds)
+        guess = estimate.guess(attempt.target, end.request, shown=shown, seconds=seconds)
+        return None if guess is None else replace(guess, tier=asked_tier(end.request, self.kind))
 
     def ready(self, prices: PriceBook) -> bool:
         """Tell whether it can be priced without loading anything."""
         usage = self.usage
         if self._free or self._charged is not None or usage is None or usage.cost is not None:
             return True
-        return prices.ready_for(provider=self.kind, model=self.attempt.model or self.asked)
+        models = [model for model in (self.attempt.model, self.asked) if model]
+        return not models or any(prices.ready_for(provider=self.kind, model=model) for model in models)
 
     def cost(self, prices: PriceBook, at: datetime) -> Cost:
         """Return what the attempt cost."""
@@ -254,12 +271,8 @@ class _End:
             return total(own, self._source, estimated=estimated)
         if usage is None:
             return unknown("no usage, and nothing to estimate it by")
-        answered = attempt.model
-        cost = prices.cost(usage, provider=self.kind, model=answered or self.asked, at=at, url=self._url)
-        if cost.source is None and answered and self.asked and answered != self.asked:
-            other = prices.cost(usage, provider=self.kind, model=self.asked, at=at, url=self._url)
-            return cost if other.source is None else other
-        return cost
+        model = attempt.model or self.asked
+        return prices.cost(usage, provider=self.kind, model=model, asked=self.asked, at=at, url=self._url)
 
 
 def _may_have_been_sent(error: BaseException | None, *, known: bool) -> bool:
