@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import ClassVar
 
 from llmprod import _validate
 from llmprod.clock import SYSTEM_CLOCK, Clock
@@ -51,6 +52,8 @@ class MemoryStore:
     Raises:
         InvalidArgument: naming the option that is out of range.
     """
+
+    _keeps_time: ClassVar[bool] = True  # no method of it waits for long; a cache sets it no limit
 
     def __init__(
         self,

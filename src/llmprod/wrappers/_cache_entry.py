@@ -86,6 +86,16 @@ def encode(entry: Entry, key: str) -> bytes:
     Raises:
         NotStorable: the answer was interrupted, or holds what JSON can't.
     """
+    try:
+        body = _body(entry)
+    except NotStorable:
+        raise
+    except Exception as error:  # a part of a kind of its own, JSON too deep: the answer stands all the same
+        raise NotStorable("not JSON") from error
+    return _FORMAT + _checksum(body, key) + body
+
+
+def _body(entry: Entry) -> bytes:
     told: dict[str, Any] = {"at": entry.created, "ttl": entry.ttl, "took": round(entry.took, 6), "by": entry.provider}
     named = {"model": entry.model, "id": entry.request_id, "dropped": entry.dropped}
     told.update({name: value for name, value in named.items() if value})
@@ -100,13 +110,9 @@ def encode(entry: Entry, key: str) -> bytes:
     if entry.embeddings is not None:
         told["embeddings"] = entry.embeddings
     try:
-        body = to_json(told, fallback=_listed)
+        return to_json(told, fallback=_listed)
     except ValueError:  # lone surrogates, which UTF-8 can't hold but JSON's escapes can
-        try:
-            body = json.dumps(told, default=_listed, separators=(",", ":")).encode()
-        except (TypeError, ValueError) as error:
-            raise NotStorable("not JSON") from error
-    return _FORMAT + _checksum(body, key) + body
+        return json.dumps(told, default=_listed, separators=(",", ":")).encode()
 
 
 def _checksum(body: bytes, key: str) -> bytes:
@@ -169,7 +175,7 @@ def _joined(events: Sequence[Event]) -> list[list[Any]]:
         if item[0] in _GROWING:
             item[2] = "".join(item[2])
     if usage is not None:
-        told.insert(len(told) - (usage == "before" and told[-1][0] == "f"), ["u"])
+        told.insert(len(told) - (usage == "before" and bool(told) and told[-1][0] == "f"), ["u"])
     return told
 
 
@@ -213,7 +219,7 @@ def decode(value: bytes, key: str) -> Entry | None:
         except ValueError:
             told = json.loads(body)  # takes lone surrogates
         return _entry(told)
-    except (ArithmeticError, AttributeError, KeyError, IndexError, TypeError, ValueError):
+    except (ArithmeticError, AttributeError, KeyError, IndexError, RecursionError, TypeError, ValueError):
         return None
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import logging
 import weakref
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +21,7 @@ from llmprod.request import EmbedRequest, GenerateRequest, Request
 from llmprod.response import Cached, Outcome, Response
 from llmprod.usage import Usage
 from llmprod.wrapper import WrappedProvider
-from llmprod.wrappers._cache_entry import Entry
+from llmprod.wrappers._cache_entry import Entry, NotStorable
 from llmprod.wrappers._cache_replay import replay
 from llmprod.wrappers._cache_shelf import Reason, Shelf, State, lasting, outage
 from llmprod.wrappers._flight import Flight
@@ -74,7 +77,7 @@ class CacheProvider(WrappedProvider):
         reason: Reason = "refresh"
         stale: Entry | None = None
         if mode != "refresh" and (mode == "only" or not self._joinable(key)):
-            entry, reason = await self._shelf.look(key, context)
+            entry, reason = await self._shelf.look(key, context, request)
             if entry is not None:
                 state = self._shelf.state(entry)
                 if state == "error" and mode != "only":
@@ -112,7 +115,7 @@ class CacheProvider(WrappedProvider):
         if state == "stale":
             self._refresh(key, request, context, "stale")
         elif not (stale or refusal) and early(
-            now, entry.created + entry.ttl, entry.took, wrapper.early, context.random
+            now, entry.created + self._shelf.ttl(entry), entry.took, wrapper.early, context.random
         ):
             self._refresh(key, request, context, "early")
         response = replay(entry, request, context, Cached(age=age, stale=stale), piece=wrapper.piece)
@@ -136,6 +139,10 @@ class CacheProvider(WrappedProvider):
         again = False
         while True:
             flight = self._flights.get(place)
+            if flight is not None and context.cache == "refresh" and not flight.anew:
+                # Its answer may be from before what made the caller ask anew, and must not take the new one's place.
+                flight.superseded = True
+                flight = None
             leader = flight is None
             if flight is None:
                 self.wrapper.counts.misses += 1
@@ -199,7 +206,7 @@ class CacheProvider(WrappedProvider):
         wrapper, context = self.wrapper, flight.context
         token: bytes | None = None
         if wrapper.lease is not None:
-            made = await self._shelf.lease(key, wrapper.lease, context, refresh or flight.pinned)
+            made = await self._shelf.lease(key, wrapper.lease, context, request, refresh or flight.pinned)
             if isinstance(made, Entry):
                 flight.stand_in(made, stale=False)
                 return
@@ -215,7 +222,8 @@ class CacheProvider(WrappedProvider):
                 refusal = lasting(error) if wrapper.negative_ttl and not flight.pinned else None
                 if refusal is not None:
                     entry = Entry(wrapper.now(), wrapper.negative_ttl, 0.0, self.name, [], error=refusal)
-                    await self._shelf.put(entry, key, context, 0.0)
+                    with contextlib.suppress(NotStorable):
+                        await self._shelf.put(entry, key, context, 0.0)
                 raise
             await flight.take(hop)
             await self._shelf.keep(flight, key, request, context.clock.now() - started)
@@ -265,7 +273,8 @@ class CacheProvider(WrappedProvider):
         age = max(0.0, self.wrapper.now() - entry.created)
         context.decided(CacheHit, self.name, age=age, stale=flight.entry_stale, refusal=entry.error is not None or None)
         cached = Cached(age=age, stale=flight.entry_stale)
-        response = replay(entry, request, context, cached, piece=self.wrapper.piece)
+        shared = replace(entry, embeddings=_own(entry.embeddings), error=copy.copy(entry.error))
+        response = replay(shared, request, context, cached, piece=self.wrapper.piece)
         self._saved(entry.usage, entry.cost, entry.provider, entry.model)
         return response
 
@@ -279,8 +288,8 @@ class CacheProvider(WrappedProvider):
             events=() if request.stream else map(reader.own, flight.events),
             request_id=hop.request_id,
             dropped=hop.dropped,
-            embeddings=hop.embeddings,
-            headers=hop.headers,
+            embeddings=_own(hop.embeddings),
+            headers=dict(hop.headers),
         )
         answer.deployment = hop.deployment
         answer.engine_timing = hop.engine_timing
@@ -318,3 +327,8 @@ class CacheProvider(WrappedProvider):
             counts.unpriced += 1
         else:
             counts.money_saved += cost
+
+
+def _own(vectors: Sequence[Sequence[float]] | None) -> Sequence[Sequence[float]] | None:
+    """Vectors that a caller may change in place, as for normalising them, without changing those of the others."""
+    return None if vectors is None else [copy.copy(vector) for vector in vectors]
