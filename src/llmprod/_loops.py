@@ -38,7 +38,11 @@ def spawn(loop: Any, function: Callable[[], Awaitable[None]], ended: Callable[[]
         _running.add(task)  # the loop alone would not keep it alive
         task.add_done_callback(_running.discard)
         if ended is not None:
-            task.add_done_callback(lambda _: ended())
+
+            def over(_: object) -> None:
+                ended()
+
+            task.add_done_callback(over)
     else:
         import trio
 
