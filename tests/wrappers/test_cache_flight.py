@@ -15,6 +15,7 @@ import pytest
 
 from llmprod import (
     AsyncClient,
+    BudgetExceeded,
     BulkheadFull,
     Deadline,
     DeadlineExceeded,
@@ -454,6 +455,40 @@ async def test_what_was_the_leaders_own_misfortune_is_tried_once_more_together(r
             group.start_soon(call)
     assert sorted(outcomes) == ["Hello"] * 49 + ["failed"]
     assert inner.calls == 2
+
+
+@pytest.mark.parametrize("without", [1, 2, 3, 20])
+async def test_nobody_is_refused_for_the_budget_of_another(without):
+    asked = []
+
+    async def budgeted(request, told):
+        user = told.tags["user"]
+        asked.append(user)
+        await anyio.sleep(1)
+        if user.startswith("poor"):
+            raise BudgetExceeded(limit=user)
+        await anyio.sleep(1)
+        return await Scripted("x").send(request, told)
+
+    inner = Scripted(then=budgeted)
+    provider = caching()(inner)
+    got: dict[str, str] = {}
+
+    async def call(user: str) -> None:
+        try:
+            got[user] = (await read(provider, ASKED, tags={"user": user})).text
+        except BudgetExceeded as error:
+            got[user] = str(error.limit)
+
+    users = [f"poor {number}" for number in range(without)] + [f"rich {number}" for number in range(3)]
+    async with anyio.create_task_group() as group:
+        for user in users:
+            group.start_soon(call, user)
+    assert got.keys() == set(users)
+    # On trio who comes first is drawn, and what a rich one has paid for is a poor one's too.
+    assert all(told == "x" or (told == user and user.startswith("poor")) for user, told in got.items())
+    assert len(asked) == len(set(asked))
+    idle(inner, provider)
 
 
 async def test_once_more_and_no_further():

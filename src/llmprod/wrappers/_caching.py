@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from llmprod._loops import running_loop
 from llmprod.context import CallState, Context
 from llmprod.decisions import CacheHit, CacheJoined, CacheMiss, CacheRefreshed, CacheSkipped
-from llmprod.errors import DeadlineExceeded, InvalidArgument, NotCached, Rejected
+from llmprod.errors import BudgetExceeded, DeadlineExceeded, InvalidArgument, NotCached, Rejected
 from llmprod.mechanisms.xfetch import early
 from llmprod.provider import Provider
 from llmprod.request import EmbedRequest, GenerateRequest, Request
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["CacheProvider", "Counts"]
 
 _SETTLED = Decimal(0)
+_TOGETHER = 4  # times that who was refused for another's budget asks again with the others, before it does so alone
 _REFRESH_WITHIN = 600.0  # seconds for a refresh in the background whose call had no deadline, as Deadline's default
 _log = logging.getLogger("llmprod")
 
@@ -136,9 +137,9 @@ class CacheProvider(WrappedProvider):
     ) -> Response:
         """Join the call of an equal one, or begin one that others may join."""
         place = (running_loop(), key)
-        again = False
+        tries = 0
         while True:
-            flight = self._flights.get(place)
+            flight = self._flights.get(place) if tries <= _TOGETHER else None
             if flight is not None and context.cache == "refresh" and not flight.anew:
                 # Its answer may be from before what made the caller ask anew, and must not take the new one's place.
                 flight.superseded = True
@@ -147,7 +148,7 @@ class CacheProvider(WrappedProvider):
             if flight is None:
                 self.wrapper.counts.misses += 1
                 context.decided(CacheMiss, self.name, reason=reason)
-                flight = self._begin(place, request, context, stale)
+                flight = self._begin(place, request, context, stale, alone=tries > _TOGETHER)
             else:
                 self.wrapper.counts.joined += 1
                 context.decided(CacheJoined, self.name)
@@ -160,14 +161,19 @@ class CacheProvider(WrappedProvider):
                 # What its deadline or its place in a line cost the one that began is nobody else's failure, and who
                 # wanted the answer whole has seen nothing of a stream that broke. Every other failure is everybody's:
                 # the retries and the failover inside have been through it already, and a thousand calls that try one
-                # after the other would only keep a failing target from recovering. One more time at most.
+                # after the other would only keep a failing target from recovering. One more time at most; but whose
+                # budget is used up is each one's own affair, however many of those that began were without.
                 shown = reader.cut or (flight.hop is not None and not flight.hop.complete)
-                if leader or again or not (shown or isinstance(error, (DeadlineExceeded, Rejected))):
+                if leader or not (shown or isinstance(error, (DeadlineExceeded, Rejected))):
+                    raise
+                if tries and not isinstance(error, BudgetExceeded):
                     raise
                 context.check(self.name)
-                again = True
+                tries += 1
 
-    def _begin(self, place: tuple[Any, str], request: Request, context: Context, stale: Entry | None) -> Flight:
+    def _begin(
+        self, place: tuple[Any, str], request: Request, context: Context, stale: Entry | None, *, alone: bool = False
+    ) -> Flight:
         def landed(flight: Flight) -> None:
             if self._flights.get(place) is flight:
                 del self._flights[place]
@@ -179,7 +185,7 @@ class CacheProvider(WrappedProvider):
 
         flight = Flight(context, fetch, landed, buffer=self.wrapper.buffer)
         self._under_way.add(flight)
-        if self.wrapper.single_flight:
+        if self.wrapper.single_flight and not alone:
             self._flights[place] = flight
         return flight
 
