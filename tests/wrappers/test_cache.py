@@ -19,12 +19,15 @@ from llmprod import (
     AsyncClient,
     AuthenticationFailed,
     BadRequest,
+    Budget,
+    BudgetLimit,
     Capabilities,
     CircuitOpen,
     Client,
     ContentFiltered,
     Context,
     ContextTooLong,
+    ContextWindow,
     Deadline,
     Failover,
     GenerateRequest,
@@ -859,6 +862,27 @@ async def test_prompt_versions_and_targets_part_the_answers_of_one_store():
     for provider in providers:
         assert (await ask(provider, ASKED)).cached is not None
     assert (await ask(caching(store=store)(inner), ASKED)).cached is not None
+
+
+async def test_what_may_answer_in_a_targets_place_and_what_trims_prompts_part_the_answers_of_one_store():
+    store = memory()
+    main, small = Scripted(then="from main"), Scripted(then="from small", name="small")
+
+    def budget(cheaper):
+        return Budget(BudgetLimit(100), price=lambda *_: Decimal(0), cheaper=cheaper)
+
+    stacks = [
+        main,
+        budget(None)(main),  # the same, which changes nothing
+        budget(small)(main),
+        budget(Scripted(name="other"))(main),
+        ContextWindow(windows=1000)(main),  # likewise
+        ContextWindow(windows=1000, trim="oldest")(main),
+        ContextWindow(windows=1000, trim="middle")(main),
+        ContextWindow(windows=1000, trim=lambda messages, fits: messages)(main),
+    ]
+    kept = [(await ask(caching(store=store)(stack), ASKED)).cached is not None for stack in stacks]
+    assert kept == [False, True, False, False, True, False, False, False]
 
 
 async def test_a_rule_makes_different_prompts_one_and_sends_what_was_written():

@@ -19,7 +19,6 @@ from llmprod.response import Response
 from llmprod.schema import OutputSchema
 from llmprod.types import Refusal, Text
 from llmprod.verdict import Classifier
-from llmprod.wrapper import leaves
 from llmprod.wrappers._cache_entry import Entry, NotStorable, decode, encode
 from llmprod.wrappers._flight import Flight
 from llmprod.wrappers._store_gate import StoreGate
@@ -46,9 +45,9 @@ class Shelf:
     def __init__(self, inner: Provider, wrapper: Cache) -> None:
         self._wrapper = wrapper
         self._name = inner.name
-        answering = list(leaves(inner))
+        answering, edits = _within(inner)
         # Several keys of one deployment are one target.
-        targets = list({repr(told): told for told in map(target_identity, answering)}.values())
+        targets = [*{repr(told): told for told in map(target_identity, answering)}.values(), *edits]
         try:
             self._key = CacheKey(
                 targets, versions=wrapper.versions, normalise=wrapper.normalise, scope_rule=_told(wrapper.scope)
@@ -198,6 +197,24 @@ class Shelf:
         """Give back leave to make an answer, in spite of a cancellation: the others wait for it."""
         with anyio.move_on_after(_RELEASE_WITHIN, shield=True):
             await self._store.release(f"{key}:lease", token, context, self._name)
+
+
+def _within(provider: Provider) -> tuple[list[Provider], list[Any]]:
+    """Who may answer in the end, and what the wrappers on the way there tell of how they change requests."""
+    answering: list[Provider] = []
+    edits: list[Any] = []
+    inner = getattr(provider, "inner", None)
+    targets: Sequence[Provider] = (inner,) if inner is not None else tuple(getattr(provider, "targets", ()))
+    if not targets:
+        return [provider], []
+    own = getattr(provider, "cache_identity", None)
+    if own is not None:
+        edits.append([type(provider).__qualname__, own])
+    for each in (*targets, *getattr(provider, "stand_ins", ())):
+        further, more = _within(each)
+        answering += further
+        edits += more
+    return answering, edits
 
 
 def fits(text: str, output: OutputSchema) -> bool:
