@@ -564,6 +564,19 @@ async def test_a_prompt_too_long_for_all_targets_is_not_sent_to_them_again():
     assert [target for target, _ in caught[1].attempts] == ["scripted", "other"]
 
 
+@pytest.mark.parametrize("refused", [ASKED, STREAMED], ids=["whole", "stream"])
+async def test_a_refusal_to_stream_is_none_to_answer_whole(refused):
+    other = ASKED if refused is STREAMED else STREAMED
+    inner = Scripted(BadRequest(param="stream"), "x", BadRequest(param="stream"))
+    provider = caching()(inner)
+    for _ in range(2):
+        with pytest.raises(BadRequest):
+            await ask(provider, refused)
+    assert (await ask(provider, other)).text == "x"
+    assert (await ask(provider, refused)).text == "x"  # an answer is an answer either way
+    assert inner.calls == 2
+
+
 async def test_where_one_target_may_still_serve_it_all_are_asked_again():
     one = Scripted(ContextTooLong(), ContextTooLong(), capabilities=Capabilities(context_window=10))
     other = Scripted(NotFound(), "yes", name="other", capabilities=Capabilities(context_window=20))

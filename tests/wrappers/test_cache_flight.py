@@ -15,6 +15,7 @@ import pytest
 
 from llmprod import (
     AsyncClient,
+    BadRequest,
     BudgetExceeded,
     BulkheadFull,
     Deadline,
@@ -455,6 +456,36 @@ async def test_what_was_the_leaders_own_misfortune_is_tried_once_more_together(r
             group.start_soon(call)
     assert sorted(outcomes) == ["Hello"] * 49 + ["failed"]
     assert inner.calls == 2
+
+
+@pytest.mark.parametrize("first", [ASKED, STREAMED], ids=["whole", "stream"])
+async def test_who_wants_it_whole_is_not_refused_because_it_may_not_be_streamed(first):
+    other = ASKED if first is STREAMED else STREAMED
+
+    async def choosy(request, told):
+        await anyio.sleep(1)
+        if request.stream is first.stream:
+            raise BadRequest(param="stream")
+        return await Scripted("x").send(request, told)
+
+    inner = Scripted(then=choosy)
+    provider = caching()(inner)
+    got = []
+
+    async def call(request) -> None:
+        try:
+            got.append((request.stream, (await read(provider, request)).text))
+        except BadRequest:
+            got.append((request.stream, "refused"))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(call, first)
+        await anyio.sleep(0.5)
+        for request in (first, other, other):
+            group.start_soon(call, request)
+    assert sorted(got) == sorted([(first.stream, "refused")] * 2 + [(other.stream, "x")] * 2)
+    assert inner.calls == 2
+    idle(inner, provider)
 
 
 @pytest.mark.parametrize("without", [1, 2, 3, 20])

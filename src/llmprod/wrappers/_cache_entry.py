@@ -61,6 +61,7 @@ class Entry:
         cost: US dollars that it cost, where known.
         embeddings: of an embedding request.
         error: the provider's refusal, in place of an answer.
+        streamed: the request that was refused asked for a stream.
     """
 
     created: float
@@ -75,6 +76,7 @@ class Entry:
     cost: Decimal | None = None
     embeddings: Sequence[Sequence[float]] | None = None
     error: CallError | None = None
+    streamed: bool | None = None
 
 
 # ---- to bytes --------------------------------------------------------------------------------------------------------
@@ -104,7 +106,7 @@ def _body(entry: Entry) -> bytes:
     if entry.cost is not None:
         told["cost"] = str(entry.cost)
     if entry.error is not None:
-        told["error"] = _error(entry.error)
+        told["error"], told["streamed"] = _error(entry.error), entry.streamed
     else:
         told["events"] = _joined(entry.events)
     if entry.embeddings is not None:
@@ -241,6 +243,7 @@ def _entry(told: dict[str, Any]) -> Entry:
         None if cost is None else Decimal(cost),
         told.get("embeddings"),
         None if error is None else _refusal(error),
+        told.get("streamed"),
     )
 
 

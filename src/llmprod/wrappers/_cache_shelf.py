@@ -10,7 +10,7 @@ import anyio
 
 from llmprod.context import Context
 from llmprod.decisions import CacheSkipped, CacheStored
-from llmprod.errors import AllTargetsFailed, BadRequest, CallError, ContentFiltered, InvalidArgument
+from llmprod.errors import AllTargetsFailed, BadRequest, CallError, ContentFiltered, ContextTooLong, InvalidArgument
 from llmprod.events import Finish, PartDone, RefusalDelta, TextDelta
 from llmprod.mechanisms.cache_key import CacheKey, Unkeyable, rule_identity, target_identity
 from llmprod.provider import Provider
@@ -35,7 +35,7 @@ State: TypeAlias = Literal["fresh", "stale", "error"]
 
 _POLL = 0.05  # seconds between looks at what another process is making, at first
 _POLL_AT_MOST = 0.5
-_RELEASE_WITHIN = 5.0  # seconds; a lease that can't be given back ends by itself
+_RELEASE_WITHIN = 2.0  # seconds; a lease that can't be given back ends by itself
 _CLOCKS_APART = 60.0  # seconds by which the clocks of machines that share a store may differ
 
 
@@ -227,7 +227,13 @@ def fits(text: str, output: OutputSchema) -> bool:
 
 
 def _suits(entry: Entry, request: Request) -> bool:
-    """An answer fits the Python type too, which may check more than its JSON Schema tells and so than the key does."""
+    """Tell whether an entry is for this request too, beyond what the key tells.
+
+    An answer fits the Python type, which may check more than its JSON Schema says. A refusal was of the same kind of
+    call: there are models and accounts that may not stream, and answers that are given as a stream alone.
+    """
+    if entry.error is not None and not isinstance(entry.error, ContextTooLong):
+        return entry.streamed is request.stream
     if type(request) is not GenerateRequest or request.output is None or request.output.adapter is None:
         return True
     if entry.error is not None or not any(type(event) is Finish and event.reason == "stop" for event in entry.events):

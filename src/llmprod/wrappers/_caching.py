@@ -162,9 +162,11 @@ class CacheProvider(WrappedProvider):
                 # wanted the answer whole has seen nothing of a stream that broke. Every other failure is everybody's:
                 # the retries and the failover inside have been through it already, and a thousand calls that try one
                 # after the other would only keep a failing target from recovering. One more time at most; but whose
-                # budget is used up is each one's own affair, however many of those that began were without.
+                # budget is used up is each one's own affair, however many of those that began were without. A refusal
+                # may be of the stream alone.
                 shown = reader.cut or (flight.hop is not None and not flight.hop.complete)
-                if leader or not (shown or isinstance(error, (DeadlineExceeded, Rejected))):
+                other = flight.streamed is not request.stream and lasting(error) is not None
+                if leader or not (shown or other or isinstance(error, (DeadlineExceeded, Rejected))):
                     raise
                 if tries and not isinstance(error, BudgetExceeded):
                     raise
@@ -184,6 +186,7 @@ class CacheProvider(WrappedProvider):
             await self._fetch(flight, place[1], request, stale, context.cache == "refresh")
 
         flight = Flight(context, fetch, landed, buffer=self.wrapper.buffer)
+        flight.streamed = request.stream
         self._under_way.add(flight)
         if self.wrapper.single_flight and not alone:
             self._flights[place] = flight
@@ -227,7 +230,9 @@ class CacheProvider(WrappedProvider):
                     return
                 refusal = lasting(error) if wrapper.negative_ttl and not flight.pinned else None
                 if refusal is not None:
-                    entry = Entry(wrapper.now(), wrapper.negative_ttl, 0.0, self.name, [], error=refusal)
+                    entry = Entry(
+                        wrapper.now(), wrapper.negative_ttl, 0.0, self.name, [], error=refusal, streamed=request.stream
+                    )
                     with contextlib.suppress(NotStorable):
                         await self._shelf.put(entry, key, context, 0.0)
                 raise

@@ -46,6 +46,7 @@ class Flight:
         entry_stale: that is past its time to live.
         anew: it was begun to get a new answer, not for want of a stored one.
         superseded: such a one has begun since, so that what this one gets is not stored.
+        streamed: the call asks for a stream.
         failure: what the flight ended in.
         over: it has ended.
         outgrown: the answer is longer than the buffer.
@@ -54,7 +55,7 @@ class Flight:
     __slots__ = (
         "__weakref__", "_base", "_buffer", "_eager", "_ended", "_fetch", "_finished", "_front", "_landed", "_loop",
         "_news", "_pinned", "_readers", "_room", "_size", "_whole", "anew", "context", "entry", "entry_stale",
-        "events", "failure", "hop", "outgrown", "over", "scope", "superseded",
+        "events", "failure", "hop", "outgrown", "over", "scope", "streamed", "superseded",
     )  # fmt: skip
 
     def __init__(
@@ -71,7 +72,7 @@ class Flight:
         self.entry_stale = False
         self.events: list[Event] = []
         self.anew = context.cache == "refresh"
-        self.superseded = False
+        self.superseded = self.streamed = False
         self.failure: BaseException | None = None
         self.over = False
         self.outgrown = False
