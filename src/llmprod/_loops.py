@@ -27,12 +27,22 @@ def post(loop: Any, function: Callable[..., object], *args: Any) -> bool:
     return True
 
 
-def spawn(loop: Any, function: Callable[[], Awaitable[None]]) -> None:
-    """Run ``function`` as a task that is nobody's child; called on ``loop`` itself."""
+def spawn(loop: Any, function: Callable[[], Awaitable[None]], ended: Callable[[], object] | None = None) -> None:
+    """Run ``function`` as a task that is nobody's child; called on ``loop`` itself.
+
+    asyncio calls ``ended`` when the task has ended, be it that it was cancelled before it began and ``function`` never
+    ran; trio begins every task.
+    """
     if hasattr(loop, "create_task"):
         task = loop.create_task(function())
         _running.add(task)  # the loop alone would not keep it alive
         task.add_done_callback(_running.discard)
+        if ended is not None:
+
+            def over(_: object) -> None:
+                ended()
+
+            task.add_done_callback(over)
     else:
         import trio
 

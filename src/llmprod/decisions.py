@@ -175,12 +175,12 @@ class CacheMiss(Decision):
     """No stored answer could be given.
 
     Attributes:
-        reason: ``absent``, ``expired``, ``unreadable`` (damaged, or of another version), ``refresh`` (the call asked
-            for a new one).
+        reason: ``absent``, ``expired``, ``unreadable`` (damaged, or of another version), ``unfit`` (it does not fit the
+            type that this call wants it parsed into), ``refresh`` (the call asked for a new one).
     """
 
     wrapper: ClassVar[str] = "Cache"
-    reason: Literal["absent", "expired", "unreadable", "refresh"]
+    reason: Literal["absent", "expired", "unreadable", "unfit", "refresh"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

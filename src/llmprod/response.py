@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -256,13 +255,14 @@ class Response:
         self._outcome: Outcome | None = None
         self._first_token: float | None = None
         self._ended: float | None = None
-        self._replay: deque[Event] | None = None
+        self._replay: Sequence[Event] | None = None
+        self._read = 0  # events of a whole answer that were handed out
         self._source = source
         if source is not None:
             self._read_from(source)
             self._first_token = context.clock.now()
         else:
-            self._replay = deque(events)
+            self._replay = tuple(events)
             for event in self._replay:
                 self._absorb(event)
             if self.finish_reason is None and embeddings is None:
@@ -399,9 +399,11 @@ class Response:
         return event
 
     def _next_of_whole(self) -> Event:
-        if not self._replay:
+        replay = cast("Sequence[Event]", self._replay)
+        if self._read >= len(replay):
             raise StopAsyncIteration
-        return self._replay.popleft()
+        self._read += 1
+        return replay[self._read - 1]
 
     async def read(self) -> Response:
         """Read to the end and return this response.

@@ -3,6 +3,7 @@
 import enum
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from llmprod import (
     Message,
     Opaque,
     OpenAI,
+    OpenAICompatible,
     Refusal,
     Text,
     Thinking,
@@ -30,7 +32,14 @@ from llmprod import (
     ToolCall,
     ToolResult,
 )
-from llmprod.mechanisms.cache_key import LEFT_OUT, CacheKey, Unkeyable, normalised_prompt, target_identity
+from llmprod.mechanisms.cache_key import (
+    LEFT_OUT,
+    CacheKey,
+    Unkeyable,
+    normalised_prompt,
+    rule_identity,
+    target_identity,
+)
 from llmprod.schema import OutputSchema
 
 KEY = CacheKey()
@@ -298,6 +307,75 @@ def test_order_of_keys_does_not_matter_but_that_of_lists_does():
     assert KEY(replace(BASE, extra={"x": {"a": [1, 2]}})) != KEY(replace(BASE, extra={"x": {"a": [2, 1]}}))
 
 
+def test_the_order_in_which_a_schema_names_its_properties_counts():
+    def schema(*names: str) -> dict[str, Any]:
+        return {"type": "object", "properties": {name: {"type": "string"} for name in names}}
+
+    orders = (("x", "y"), ("y", "x"))
+    nested = [{"type": "array", "items": schema(*names)} for names in orders]
+    all_differ(
+        [
+            *(
+                replace(BASE, output=OutputSchema(name="a", schema=schema(*names)))
+                for names in (("x", "y"), ("y", "x"))
+            ),
+            *(replace(BASE, output=OutputSchema(name="a", schema=each)) for each in nested),
+            *(replace(BASE, tools=(replace(TOOL, parameters=schema(*names)),)) for names in orders),
+            *(replace(BASE, extra={"x": {"response_format": {"schema": each}}}) for each in nested),
+            replace(BASE, extra={"x": {"properties": {"": "in order", "of": [["a", 1]]}}}),
+            replace(BASE, extra={"x": {"properties": {"a": 1}}}),
+        ]
+    )
+    other = {"properties": schema("x", "y")["properties"], "type": "object"}
+    one = replace(BASE, output=OutputSchema(name="a", schema=schema("x", "y")))
+    assert KEY(replace(BASE, output=OutputSchema(name="a", schema=other))) == KEY(one)
+
+
+def test_what_the_scopes_are_of_is_in_the_key():
+    keys = [CacheKey(scope_rule=rule)(BASE, scope="42") for rule in (None, "tenant", "user", ("tenant",))]
+    assert len(set(keys)) == 4
+    assert {CacheKey(scope_rule=rule).of_scope("42") for rule in ("tenant", "user")} == {KEY.of_scope("42")}
+
+
+def test_rules_are_told_apart_by_name_or_by_what_they_do():
+    def folding(number: int):
+        return lambda request: replace(request, max_tokens=number)
+
+    class Rule:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def __call__(self, request):
+            return request
+
+    def rule(number, request):
+        return replace(request, max_tokens=number)
+
+    def chosen(request):
+        return request if request.seed in {1, 2, 3} else BASE
+
+    rules = [
+        lambda request: request,
+        lambda request: replace(request, seed=None),
+        lambda request: replace(request, seed=1),
+        folding(1),
+        folding(2),
+        partial(rule, 1),
+        partial(rule, 2),
+        partial(rule, number=1),
+        Rule(1),
+        Rule(2),
+        chosen,
+        normalised_prompt,
+    ]
+    told = [repr(rule_identity(each)) for each in rules]
+    assert len(set(told)) == len(told)
+    assert told[3] == repr(rule_identity(folding(1)))
+    assert told[5] == repr(rule_identity(partial(rule, 1)))
+    assert told[8] == repr(rule_identity(Rule(1)))
+    assert "0x" not in "".join(told)  # nothing that another process would tell otherwise
+
+
 def test_what_json_can_hold_by_way_of_pydantic_is_keyed_and_what_it_can_not_is_refused():
     class Model(BaseModel):
         a: int
@@ -335,6 +413,20 @@ def test_targets_are_told_apart_by_kind_address_and_model_but_not_by_credential(
     assert len(others) == 4
     pool = KeyPool.of(lambda key: OpenAI("gpt-5", api_key=key), ["key-one", "key-two"])
     assert {repr(target_identity(target)) for target in pool.targets} == {told()}
+
+
+def test_headers_of_a_target_are_in_its_identity_but_for_credentials():
+    def told(**headers: str):
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        return repr(target_identity(OpenAICompatible("m", base_url="http://gateway/v1", headers=given)))
+
+    assert len({told(), told(x_tenant="a"), told(x_tenant="b"), told(x_config="a")}) == 4
+    assert told(X_Tenant="a") == told(x_tenant="a")
+    for name in ("authorization", "Authorization", "x_api_key", "api_key", "cookie"):
+        assert told(**{name: "secret"}) == told()
+    assert "secret" not in told(x_other="secret")
+    claude = [Anthropic("claude-haiku-4-5", api_key="k", headers=each) for each in ({}, {"x-tenant": "a"})]
+    assert target_identity(claude[0]) != target_identity(claude[1])
 
 
 def test_options_of_a_target_that_change_its_answers_are_in_its_identity():

@@ -188,6 +188,15 @@ def test_prefix_order_of_nothing_in_common_is_as_given() -> None:
             {"messages": (Message("user", (Text("x", meta={"openai-responses": {"prompt_cache_breakpoint": {}}}),)),)},
             False,
         ),
+        (
+            {
+                "messages": (
+                    Message.user("x"),
+                    Message.tool("1", (Text("x", meta={"openai-chat": {"prompt_cache_breakpoint": {}}}),)),
+                )
+            },
+            True,
+        ),
     ],
 )
 def test_marks_by_hand(fields: Any, found: bool) -> None:

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmprod import InvalidArgument
+from llmprod.errors import StoreUnavailable
 from llmprod.stores.memory import MemoryStore
 from llmprod.testing import StoreConformance
 
@@ -160,6 +161,30 @@ async def test_delete_only_holds_when_the_value_changes_in_between():
     await store.set("k", b"1")
     assert not await Encrypted(Changing(b"2"), key=OLD).delete("k", only=b"1")
     assert await store.get("k") == b"2"
+
+
+async def test_a_store_that_gives_what_it_does_not_have_is_no_endless_work():
+    inner = MemoryStore()
+    store = Encrypted(inner, key=OLD)
+    await store.set("k", b"1")
+    behind = await inner.get("k")
+
+    class Replica(MemoryStore):
+        """Reads what was there, and writes where it is no more."""
+
+        async def get(self, key):
+            return behind
+
+        async def add(self, key, value, *, ttl=None):
+            return False
+
+        async def delete(self, key, *, only=None):
+            return False
+
+    with pytest.raises(StoreUnavailable):
+        await Encrypted(Replica(), key=OLD).delete("k", only=b"1")
+    with pytest.raises(StoreUnavailable):
+        await Encrypted(Replica(), key=NEW).add("k", b"1")
 
 
 @pytest.mark.parametrize("key", [b"", b"x" * 15, "x" * 32, [], [OLD, b"short"], [OLD, OLD], ["x" * 32]])

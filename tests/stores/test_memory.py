@@ -1,5 +1,8 @@
 """The store in memory: the contract of all, and its bounds, its order and its clock."""
 
+import os
+import subprocess
+import sys
 import threading
 import tracemalloc
 
@@ -175,3 +178,41 @@ async def test_its_repr_shows_no_key():
     store = MemoryStore()
     await store.set("secret", b"secret")
     assert "secret" not in repr(store)
+
+
+_FORKED = """
+import os, signal, threading, time
+import anyio
+from llmprod.stores.memory import MemoryStore
+
+store, empty = MemoryStore(), MemoryStore()
+anyio.run(store.set, "k", b"1")
+anyio.run(empty.set, "k", b"1")
+held, done = threading.Event(), threading.Event()
+
+def hold():
+    with store._lock:  # as in the middle of a set
+        held.set()
+        done.wait()
+
+thread = threading.Thread(target=hold)
+thread.start()
+held.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(10)
+    anyio.run(store.set, "k", b"2")
+    kept = anyio.run(store.get, "k"), anyio.run(empty.get, "k"), store.stats().items
+    os._exit(0 if kept == (b"2", b"1", 1) else 1)
+_, status = os.waitpid(child, 0)
+done.set()
+thread.join()
+assert anyio.run(store.get, "k") == b"1"
+raise SystemExit(os.waitstatus_to_exitcode(status))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_does_not_wait_for_a_thread_that_it_does_not_have():
+    ended = subprocess.run([sys.executable, "-W", "ignore::DeprecationWarning", "-c", _FORKED], timeout=60, check=False)
+    assert ended.returncode == 0

@@ -2,14 +2,16 @@
 
 import logging
 import threading
+from contextlib import suppress
 from dataclasses import fields, replace
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any
 
 import anyio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import AfterValidator
 
 from llmprod import (
     Action,
@@ -17,12 +19,15 @@ from llmprod import (
     AsyncClient,
     AuthenticationFailed,
     BadRequest,
+    Budget,
+    BudgetLimit,
     Capabilities,
     CircuitOpen,
     Client,
     ContentFiltered,
     Context,
     ContextTooLong,
+    ContextWindow,
     Deadline,
     Failover,
     GenerateRequest,
@@ -32,6 +37,7 @@ from llmprod import (
     Message,
     NotFound,
     Overloaded,
+    Response,
     Retry,
     ServerError,
     Stack,
@@ -208,6 +214,66 @@ async def test_embeddings_are_kept():
     assert (await ask(caching()(Scripted("y")), EMBED)).cached is None
 
 
+async def test_embeddings_whose_one_event_is_their_usage_are_kept():
+    async def vectors(request, told_):
+        return Response(
+            provider="p", context=told_, request=request, events=[UsageUpdate(Usage(input=3))], embeddings=[[1.0]]
+        )
+
+    provider = caching()(Scripted(vectors))
+    assert (await ask(provider, EMBED)).usage == Usage(input=3)
+    kept = await ask(provider, EMBED)
+    assert (kept.embeddings, kept.usage, kept.cached.usage) == ([[1.0]], Usage(), Usage(input=3))
+
+
+@pytest.mark.parametrize("looked_at", [1, 2, 10])
+async def test_what_a_wrapper_inside_has_looked_at_is_stored_all_the_same(looked_at):
+    inner = Scripted(["Hello", " there"])
+
+    async def looking(request, told_):
+        response = await inner.send(request, told_)
+        for _ in range(looked_at):
+            with suppress(StopAsyncIteration):
+                await anext(response)
+        return response
+
+    provider = caching()(Scripted(looking))
+    made = await ask(provider, ASKED)
+    kept = await ask(provider, ASKED)
+    assert (kept.text, kept.finish_reason) == (made.text, made.finish_reason) == ("Hello there", "stop")
+    assert kept.cached is not None
+
+
+async def test_a_stored_answer_has_to_fit_the_type_of_who_asks():
+    def at_least(number: int):
+        def check(value: int) -> int:
+            if value < number:
+                raise ValueError("too small")
+            return value
+
+        return replace(ASKED, output=OutputSchema.of(dict[str, Annotated[int, AfterValidator(check)]]))
+
+    inner = Scripted('{"a": 1}', '{"a": 5}')
+    provider = caching()(inner)
+    assert (await ask(provider, at_least(0))).parsed == {"a": 1}
+    asked = await ask(provider, at_least(3))
+    assert decided(asked, CacheMiss)[0].reason == "unfit"
+    assert asked.parsed == {"a": 5}
+    for number in (0, 3):
+        kept = await ask(provider, at_least(number))
+        assert (kept.parsed, kept.cached is not None) == ({"a": 5}, True)
+
+
+async def test_a_validator_that_fails_otherwise_costs_no_answer():
+    def broken(value: int) -> int:
+        raise KeyError("secret")
+
+    asked = replace(ASKED, output=OutputSchema.of(dict[str, Annotated[int, AfterValidator(broken)]]))
+    first = await ask(caching()(Scripted('{"a": 1}')), asked)
+    assert first.text == '{"a": 1}'
+    assert [decision.reason for decision in decided(first, CacheSkipped)] == ["invalid output"]
+
+
 async def test_the_parsed_answer_is_parsed_from_the_store():
     asked = replace(ASKED, output=OutputSchema.of(dict[str, int]))
     provider = caching()(Scripted('{"a": 1}'))
@@ -293,6 +359,29 @@ async def test_a_store_that_keeps_longer_than_told_makes_nothing_fresher():
     second = await ask(provider, ASKED)
     assert second.text == "two"
     assert [decision.reason for decision in decided(second, CacheMiss)] == ["expired"]
+
+
+async def test_the_shorter_time_to_live_counts_of_who_stored_it_and_who_asks():
+    store = memory()
+    inner = Scripted("one", "two", BadRequest(), "three")
+    long, short = caching(store=store, ttl=1000)(inner), caching(store=store, ttl=10, negative_ttl=0)(inner)
+    await ask(long, ASKED)
+    await anyio.sleep(5)
+    assert (await ask(short, ASKED)).text == "one"
+    await anyio.sleep(6)
+    assert (await ask(short, ASKED)).text == "two"
+    await anyio.sleep(11)
+    with pytest.raises(BadRequest):
+        await ask(long, ASKED)
+    assert (await ask(short, ASKED)).text == "three"
+
+
+@pytest.mark.parametrize(("ahead", "kept"), [(30, True), (3600, False), (1e9, False)])
+async def test_an_answer_of_a_clock_that_was_wrong_is_not_fresh_until_that_time(ahead, kept):
+    inner = Scripted("one", "two")
+    store = memory()
+    await ask(caching(store=store, ttl=100, now=lambda: 1e9 + ahead)(inner), ASKED)
+    assert (await ask(caching(store=store, ttl=100, now=lambda: 1e9)(inner), ASKED)).text == ("one" if kept else "two")
 
 
 async def test_a_refresh_that_fails_leaves_the_stale_answer():
@@ -475,6 +564,19 @@ async def test_a_prompt_too_long_for_all_targets_is_not_sent_to_them_again():
     assert [target for target, _ in caught[1].attempts] == ["scripted", "other"]
 
 
+@pytest.mark.parametrize("refused", [ASKED, STREAMED], ids=["whole", "stream"])
+async def test_a_refusal_to_stream_is_none_to_answer_whole(refused):
+    other = ASKED if refused is STREAMED else STREAMED
+    inner = Scripted(BadRequest(param="stream"), "x", BadRequest(param="stream"))
+    provider = caching()(inner)
+    for _ in range(2):
+        with pytest.raises(BadRequest):
+            await ask(provider, refused)
+    assert (await ask(provider, other)).text == "x"
+    assert (await ask(provider, refused)).text == "x"  # an answer is an answer either way
+    assert inner.calls == 2
+
+
 async def test_where_one_target_may_still_serve_it_all_are_asked_again():
     one = Scripted(ContextTooLong(), ContextTooLong(), capabilities=Capabilities(context_window=10))
     other = Scripted(NotFound(), "yes", name="other", capabilities=Capabilities(context_window=20))
@@ -579,6 +681,16 @@ async def test_a_request_without_a_key_is_not_cached():
 async def test_an_answer_that_is_no_json_is_not_stored():
     odd = PartDone(Thinking("x", meta={"a": {"b": object()}}), 0)
     provider = caching()(Scripted([odd, Finish("stop")], "b"))
+    first = await ask(provider, ASKED)
+    assert [decision.reason for decision in decided(first, CacheSkipped)] == ["not JSON"]
+    assert (await ask(provider, ASKED)).text == "b"
+
+
+async def test_an_answer_too_deep_for_json_is_given_and_not_stored():
+    deep: dict[str, Any] = {}
+    for _ in range(5000):
+        deep = {"a": deep}
+    provider = caching()(Scripted([PartDone(Thinking("x", meta={"a": deep}), 0), Finish("stop")], "b"))
     first = await ask(provider, ASKED)
     assert [decision.reason for decision in decided(first, CacheSkipped)] == ["not JSON"]
     assert (await ask(provider, ASKED)).text == "b"
@@ -718,6 +830,25 @@ async def test_a_scope_can_be_a_function_and_can_be_forgotten():
     assert await cache.clear() == 1
 
 
+@pytest.mark.parametrize("value", [None, 5, b"a", ["a"], object()])
+async def test_a_scope_is_a_str(value):
+    for cache in (caching(scope=lambda _told: value), caching(), caching(scope=("tenant", "user"))):
+        with pytest.raises(InvalidArgument, match="scope: got"):
+            await ask(cache(Scripted("x")), ASKED, tags={"tenant": value})
+
+
+async def test_a_tenant_and_a_user_of_one_name_share_nothing():
+    store = memory()
+    inner = Scripted(then="x")
+    told_ = {"tenant": "42", "user": "42"}
+    scopes: list[Any] = ["tenant", "user", ("tenant", "user"), None, lambda call: call.tags["user"]]
+    for scope in scopes:
+        await ask(caching(store=store, scope=scope)(inner), ASKED, tags=told_)
+    assert inner.calls == len(scopes)
+    await ask(caching(store=store)(inner), ASKED)  # not what scope=None let everybody have
+    assert inner.calls == len(scopes) + 1
+
+
 async def test_two_tags_are_forgotten_by_their_values():
     cache = caching(scope=("tenant", "user"))
     provider = cache(Scripted(then="x"))
@@ -744,6 +875,27 @@ async def test_prompt_versions_and_targets_part_the_answers_of_one_store():
     for provider in providers:
         assert (await ask(provider, ASKED)).cached is not None
     assert (await ask(caching(store=store)(inner), ASKED)).cached is not None
+
+
+async def test_what_may_answer_in_a_targets_place_and_what_trims_prompts_part_the_answers_of_one_store():
+    store = memory()
+    main, small = Scripted(then="from main"), Scripted(then="from small", name="small")
+
+    def budget(cheaper):
+        return Budget(BudgetLimit(100), price=lambda *_: Decimal(0), cheaper=cheaper)
+
+    stacks = [
+        main,
+        budget(None)(main),  # the same, which changes nothing
+        budget(small)(main),
+        budget(Scripted(name="other"))(main),
+        ContextWindow(windows=1000)(main),  # likewise
+        ContextWindow(windows=1000, trim="oldest")(main),
+        ContextWindow(windows=1000, trim="middle")(main),
+        ContextWindow(windows=1000, trim=lambda messages, fits: messages)(main),
+    ]
+    kept = [(await ask(caching(store=store)(stack), ASKED)).cached is not None for stack in stacks]
+    assert kept == [False, True, False, False, True, False, False, False]
 
 
 async def test_a_rule_makes_different_prompts_one_and_sends_what_was_written():
@@ -905,6 +1057,54 @@ async def test_a_wrong_option_of_a_store_is_not_taken_for_an_outage():
     store.error = InvalidArgument("store", "trio", "asyncio")
     with pytest.raises(InvalidArgument, match="store: got trio"):
         await ask(caching(store=store)(Scripted("x")), ASKED)
+
+
+class Stalling(Failing):
+    """Never answers what is named."""
+
+    stalls: frozenset[str] = frozenset()
+
+    async def get(self, key):
+        return await self._wait("get") or await super().get(key)
+
+    async def set(self, key, value, *, ttl=None):
+        await self._wait("set")
+        await super().set(key, value, ttl=ttl)
+
+    async def add(self, key, value, *, ttl=None):
+        await self._wait("add")
+        return await super().add(key, value, ttl=ttl)
+
+    async def delete(self, key, *, only=None):
+        await self._wait("delete")
+        return await super().delete(key, only=only)
+
+    async def _wait(self, name: str) -> None:
+        if name in self.stalls:
+            await anyio.sleep_forever()
+
+
+@BOTH
+@pytest.mark.parametrize("stalls", ["get", "set", "add", "delete"])
+async def test_a_store_that_never_answers_holds_up_a_call_for_seconds(stalls, request_):
+    store = Stalling(clock=LoopClock())
+    store.stalls = frozenset({stalls})
+    provider = caching(store=store, lease=60)(Scripted(then="x"))
+    begun = anyio.current_time()
+    assert (await ask(provider, request_)).text == "x"
+    assert anyio.current_time() - begun <= 10
+    begun = anyio.current_time()
+    assert (await ask(provider, request_)).text == "x"
+    assert anyio.current_time() - begun <= 1  # it is left alone for a while
+
+
+async def test_who_stops_reading_is_not_held_up_for_ever_by_a_store_that_never_answers():
+    store = Stalling(clock=LoopClock())
+    store.stalls = frozenset({"set"})
+    provider = caching(store=store)(Scripted(then="x"))
+    with anyio.move_on_after(1):
+        await ask(provider, replace(STREAM, temperature=0))
+    assert anyio.current_time() <= 10
 
 
 async def test_a_store_that_takes_its_time_makes_one_call_of_many_all_the_same():

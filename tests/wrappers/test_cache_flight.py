@@ -1,10 +1,13 @@
 """Equal calls under way share one call upstream, whoever of them is cancelled, stops reading or is slow."""
 
+import asyncio
 import gc
 import random
 import threading
+import time
 import warnings
 from dataclasses import replace
+from functools import partial
 
 import anyio
 import anyio.lowlevel
@@ -12,6 +15,8 @@ import pytest
 
 from llmprod import (
     AsyncClient,
+    BadRequest,
+    BudgetExceeded,
     BulkheadFull,
     Deadline,
     DeadlineExceeded,
@@ -24,6 +29,7 @@ from llmprod import (
 )
 from llmprod.decisions import CacheJoined, CacheMiss, CacheStored
 from llmprod.events import Finish, Start, TextDelta, ToolCallDelta, ToolCallDone, UsageUpdate
+from llmprod.stores.memory import MemoryStore
 from llmprod.testing.scripted import HANG, Scripted
 from llmprod.types import ToolCall
 from tests.cancel_sweep import Stepper
@@ -95,6 +101,27 @@ async def test_embeddings_are_shared_too():
     responses.append(await read(provider, EMBED))
     assert inner.calls == 1
     assert all(response.embeddings == [[1.0, 0.0]] for response in responses)
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["joined", "stood in"])
+async def test_vectors_that_one_caller_changes_stay_as_they_were_for_the_others(stored):
+    store = memory()
+    inner = Scripted([1.0], [1.0, Overloaded()])
+    provider = caching(store=store, ttl=10, stale_if_error=60)(inner)
+    if stored:
+        await read(provider, EMBED)
+        await anyio.sleep(20)
+    responses = []
+
+    async def call() -> None:
+        responses.append(await read(provider, EMBED))
+        responses[-1].embeddings[0][0] = 99.0 * len(responses)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(call)
+    assert [response.embeddings[0][0] for response in responses] == [99.0, 198.0, 297.0]
+    assert len({id(vector) for response in responses for vector in response.embeddings}) == 3
 
 
 async def test_calls_that_differ_share_nothing():
@@ -431,6 +458,70 @@ async def test_what_was_the_leaders_own_misfortune_is_tried_once_more_together(r
     assert inner.calls == 2
 
 
+@pytest.mark.parametrize("first", [ASKED, STREAMED], ids=["whole", "stream"])
+async def test_who_wants_it_whole_is_not_refused_because_it_may_not_be_streamed(first):
+    other = ASKED if first is STREAMED else STREAMED
+
+    async def choosy(request, told):
+        await anyio.sleep(1)
+        if request.stream is first.stream:
+            raise BadRequest(param="stream")
+        return await Scripted("x").send(request, told)
+
+    inner = Scripted(then=choosy)
+    provider = caching()(inner)
+    got = []
+
+    async def call(request) -> None:
+        try:
+            got.append((request.stream, (await read(provider, request)).text))
+        except BadRequest:
+            got.append((request.stream, "refused"))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(call, first)
+        await anyio.sleep(0.5)
+        for request in (first, other, other):
+            group.start_soon(call, request)
+    assert sorted(got) == sorted([(first.stream, "refused")] * 2 + [(other.stream, "x")] * 2)
+    assert inner.calls == 2
+    idle(inner, provider)
+
+
+@pytest.mark.parametrize("without", [1, 2, 3, 20])
+async def test_nobody_is_refused_for_the_budget_of_another(without):
+    asked = []
+
+    async def budgeted(request, told):
+        user = told.tags["user"]
+        asked.append(user)
+        await anyio.sleep(1)
+        if user.startswith("poor"):
+            raise BudgetExceeded(limit=user)
+        await anyio.sleep(1)
+        return await Scripted("x").send(request, told)
+
+    inner = Scripted(then=budgeted)
+    provider = caching()(inner)
+    got: dict[str, str] = {}
+
+    async def call(user: str) -> None:
+        try:
+            got[user] = (await read(provider, ASKED, tags={"user": user})).text
+        except BudgetExceeded as error:
+            got[user] = str(error.limit)
+
+    users = [f"poor {number}" for number in range(without)] + [f"rich {number}" for number in range(3)]
+    async with anyio.create_task_group() as group:
+        for user in users:
+            group.start_soon(call, user)
+    assert got.keys() == set(users)
+    # On trio who comes first is drawn, and what a rich one has paid for is a poor one's too.
+    assert all(told == "x" or (told == user and user.startswith("poor")) for user, told in got.items())
+    assert len(asked) == len(set(asked))
+    idle(inner, provider)
+
+
 async def test_once_more_and_no_further():
     inner = Scripted([1.0, BulkheadFull()], [1.0, BulkheadFull()])
     provider = caching()(inner)
@@ -616,6 +707,96 @@ def test_two_event_loops_share_what_is_stored_and_no_call_under_way():
     assert provider._flights == {}
 
 
+# ---- asked anew -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("request_", [ASKED, STREAMED], ids=["whole", "stream"])
+async def test_who_asks_anew_gets_no_answer_that_was_begun_before(request_):
+    inner = Scripted([3.0, "old"], [1.0, "new"])
+    store = memory()
+    provider = caching(store=store)(inner)
+    got: dict[str, str] = {}
+
+    async def call(name: str, after: float, **options) -> None:
+        await anyio.sleep(after)
+        got[name] = (await read(provider, request_, **options)).text
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(call, "first", 0)
+        group.start_soon(call, "later", 1.5)
+        for number in range(5):
+            group.start_soon(partial(call, f"anew {number}", 1 + number / 10, cache="refresh"))
+    assert inner.calls == 2
+    assert got.pop("first") == "old"
+    assert set(got.values()) == {"new"}
+    assert (await read(provider, request_)).text == "new"  # and the old one, which came last, is not stored over it
+    idle(inner, provider)
+
+
+async def test_who_asks_anew_does_not_take_what_is_made_in_the_background():
+    inner = Scripted("one", [3.0, "from before"], [1.0, "new"])
+    provider = caching(ttl=10, stale_while_revalidate=60)(inner)
+    await read(provider, ASKED)
+    await anyio.sleep(20)
+    assert (await read(provider, ASKED)).text == "one"
+    await anyio.sleep(1)
+    assert (await read(provider, ASKED, cache="refresh")).text == "new"
+    await anyio.sleep(5)
+    assert (await read(provider, ASKED)).text == "new"
+    idle(inner, provider)
+
+
+# ---- ends that no caller brings about -------------------------------------------------------------------------------
+
+
+class Grave(BaseException):
+    """As SystemExit is: no Exception."""
+
+
+@pytest.mark.parametrize("request_", [ASKED, STREAMED], ids=["whole", "stream"])
+@pytest.mark.parametrize("script", [[1.0, Grave()], [0.5, "a", 0.5, Grave()]], ids=["before", "within"])
+async def test_what_is_no_exception_is_the_leaders_and_a_failure_to_the_others(script, request_):
+    inner = Scripted(script)
+    provider = caching()(inner)
+    got = []
+
+    async def call() -> None:
+        try:
+            await read(provider, request_)
+        except BaseException as error:
+            got.append(type(error).__name__)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(call)
+    assert sorted(got) in (["Grave", "ReadError", "ReadError"], ["Grave", "StreamInterrupted", "StreamInterrupted"])
+    idle(inner, provider)
+
+
+@pytest.mark.parametrize("steps", range(4))
+def test_a_loop_that_ends_at_once_is_not_held_up(steps):
+    inner = Scripted([0.01, "x"])
+    provider = caching(store=MemoryStore(), now=time.time)(inner)
+
+    async def main() -> None:
+        call = asyncio.create_task(read(provider, ASKED))
+
+        async def end() -> None:
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            for task in asyncio.all_tasks() - {asyncio.current_task(), watch}:
+                task.cancel()
+
+        watch = asyncio.current_task()
+        await asyncio.create_task(end())
+        done, _ = await asyncio.wait([call], timeout=10)
+        assert done == {call}, "it waits for a task that never began"
+        assert call.cancelled() or isinstance(call.exception(), ReadError)
+
+    asyncio.run(main())
+    idle(inner, provider)
+
+
 # ---- leases over processes -------------------------------------------------------------------------------------------
 
 
@@ -699,6 +880,30 @@ async def test_cancelled_anywhere_the_lease_is_given_back():
         return read(provider, STREAMED), check
 
     await sweep_shared(scenario)
+
+
+@pytest.mark.parametrize("moment", [0.05, 0.15, 0.25, 1.0])
+async def test_who_is_cancelled_gives_the_lease_back_to_a_store_that_takes_its_time(moment):
+    class Slow(MemoryStore):
+        async def add(self, key, value, *, ttl=None):
+            await anyio.sleep(0.1)
+            added = await super().add(key, value, ttl=ttl)
+            await anyio.sleep(0.1)
+            return added
+
+        async def delete(self, key, *, only=None):
+            await anyio.sleep(0.1)
+            return await super().delete(key, only=only)
+
+    store = Slow(clock=LoopClock())
+    inner, other = Scripted([5.0, "x"]), Scripted("y")
+    provider = caching(store=store, lease=60)(inner)
+    with anyio.move_on_after(moment):
+        await read(provider, ASKED)
+    begun = anyio.current_time()
+    assert (await read(caching(store=store, lease=60)(other), ASKED)).text == "y"
+    assert anyio.current_time() - begun < 2
+    idle(inner, provider)
 
 
 async def test_the_first_decision_of_who_joins_tells_so():

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -26,7 +27,7 @@ from llmprod.decisions import CachedContentLost, PrefixVolatile
 from llmprod.mechanisms.cache_ledger import PromptCacheStats
 from llmprod.mechanisms.cache_prices import CachePrices
 from llmprod.providers.openai_compatible import PROFILES
-from llmprod.types import Image, Text, ToolCall
+from llmprod.types import File, Image, Text, ToolCall
 from llmprod.wrapper import Phase, Stack, lint
 from llmprod.wrappers.attempt_timeout import AttemptTimeout
 from llmprod.wrappers.prompt_caching import PromptCaching
@@ -441,6 +442,19 @@ async def test_gemini_keeps_content_and_it_is_deleted_on_close() -> None:
     await provider.aclose()
     assert vendor.deleted == ["cachedContents/c0"]
     assert wrapper.stats().read > 5600
+
+
+async def test_gemini_content_of_one_text_and_another_meta_is_another() -> None:
+    vendor = GoogleVendor()
+    provider = caching(keep_content=600, stable=lambda _: 2)(google(vendor))
+    film = File(url="https://files.test/v1", media_type="video/mp4")
+    for start in ("0s", "60s", "0s"):
+        clip = replace(film, meta={"google": {"videoMetadata": {"startOffset": start}}})
+        request = ask("What happens?")
+        system, *rest = request.messages
+        await send(provider, replace(request, messages=(system, Message("user", (clip,)), *rest)))
+    used = [body["cachedContent"] for body in vendor.bodies if "cachedContent" in body]
+    assert used == ["cachedContents/c0", "cachedContents/c1", "cachedContents/c0"]
 
 
 async def test_gemini_content_is_made_anew_before_it_ends() -> None:

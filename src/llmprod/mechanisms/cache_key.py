@@ -14,7 +14,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass, replace
+from functools import partial
 from hashlib import blake2b, sha256
+from types import CodeType
 from typing import Any, TypeAlias, cast
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
@@ -24,7 +26,16 @@ from llmprod.request import EmbedRequest, GenerateRequest, Request
 from llmprod.schema import OutputSchema
 from llmprod.types import Message, Text
 
-__all__ = ["LEFT_OUT", "SCHEMA", "CacheKey", "Normalise", "Unkeyable", "normalised_prompt", "target_identity"]
+__all__ = [
+    "LEFT_OUT",
+    "SCHEMA",
+    "CacheKey",
+    "Normalise",
+    "Unkeyable",
+    "normalised_prompt",
+    "rule_identity",
+    "target_identity",
+]
 
 SCHEMA = 1
 """Version of what is digested and how; another one is another cache."""
@@ -52,6 +63,7 @@ class CacheKey:
         versions: what else the answer depends on, by name, such as ``{"guard": "3"}``.
         normalise: the rule by which different requests are one.
         prefix: begins all keys.
+        scope_rule: what the scopes are the values of, such as a tag's name: two tags' values are two scopes.
     """
 
     def __init__(
@@ -61,9 +73,10 @@ class CacheKey:
         versions: Mapping[str, str] | None = None,
         normalise: Normalise | None = None,
         prefix: str = "llmprod-cache",
+        scope_rule: Any = None,
     ) -> None:
-        rule = None if normalise is None else f"{normalise.__module__}.{getattr(normalise, '__qualname__', '')}"
-        told = _encode([SCHEMA, _plain(list(targets)), _plain(versions or {}), rule])
+        rule = None if normalise is None else rule_identity(normalise)
+        told = _encode([SCHEMA, _plain(list(targets)), _plain(versions or {}), rule, _plain(scope_rule)])
         self._base = blake2b(told.encode("utf-8", "surrogatepass"), digest_size=32)
         self._normalise = normalise
         self._prefix = f"{prefix}:{SCHEMA}:"
@@ -112,7 +125,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, sort_keys=T
 
 
 def target_identity(leaf: Provider) -> list[Any]:
-    """What makes a provider's answers its own: its class, name and address, never its credential.
+    """What makes a provider's answers its own: its class, name, address and headers, never its credential.
 
     A provider whose answers depend on more has that as ``cache_identity``: anything that JSON can hold.
     """
@@ -122,6 +135,40 @@ def target_identity(leaf: Provider) -> list[Any]:
         getattr(leaf, "base_url", None),
         getattr(leaf, "cache_identity", None),
     ]
+
+
+def rule_identity(rule: Callable[..., Any]) -> list[Any]:
+    """What tells a rule from others: its name, and for what has none of its own (a lambda, a partial) what it does."""
+    if isinstance(rule, partial):
+        return ["partial", rule_identity(rule.func), _told_of(rule.args), _told_of(rule.keywords)]
+    name = getattr(rule, "__qualname__", None)
+    code = getattr(rule, "__code__", None)
+    if name is None or code is None:
+        kind = type(rule)
+        return [kind.__module__, name or kind.__qualname__, _told_of(getattr(rule, "__dict__", None))]
+    told: list[Any] = [rule.__module__, name]
+    if "<" in name:
+        cells = [cell.cell_contents for cell in getattr(rule, "__closure__", None) or ()]
+        told += [_code(code), _told_of(cells), _told_of(getattr(rule, "__defaults__", None))]
+    return told
+
+
+def _code(code: CodeType) -> list[Any]:
+    constants = [
+        _code(each) if isinstance(each, CodeType) else sorted(map(repr, each)) if isinstance(each, frozenset)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        else repr(each)
+        for each in code.co_consts
+    ]  # fmt: skip
+    return [code.co_code.hex(), list(code.co_names), constants]
+
+
+def _told_of(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_told_of(inner) for inner in cast("Sequence[Any]", value)]
+    try:
+        return rule_identity(value) if callable(value) else _plain(value)
+    except (Unkeyable, RecursionError, ValueError):
+        return type(value).__qualname__
 
 
 # ---- canonical form --------------------------------------------------------------------------------------------------
@@ -177,6 +224,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         items: Any = value  # pyright: ignore[reportUnknownVariableType]
         told = {name: _plain(inner) for name, inner in items.items()}
+        if type(told.get("properties")) is dict:
+            # A model that is held to a schema writes its properties in their order, and what it has written by then
+            # decides what it writes next: reasons before a verdict, or after it.
+            told["properties"] = {"": "in order", "of": [[name, inner] for name, inner in told["properties"].items()]}
         if all(type(name) is str for name in told) and "" not in told:
             return told
         # The empty name marks what is no plain dict, so a dict that has it, or other names, is told as pairs.

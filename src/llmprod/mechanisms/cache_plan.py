@@ -13,7 +13,7 @@ A plan is made from sizes alone, without I/O or clock; :func:`marked` puts it in
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -205,8 +205,15 @@ def has_marks(request: GenerateRequest, fmt: str, extra: str, name: str) -> bool
     if any(key in own for key in (name, "system", "messages", "input", "tools", "prompt_cache_options")):
         return True
     tools = (tool.meta for tool in request.tools)
-    parts = (getattr(part, "meta", {}) for message in request.messages for part in message.parts)
+    parts = (getattr(part, "meta", {}) for message in request.messages for part in _all_parts(message))
     return any(name in meta.get(fmt, {}) for metas in (tools, parts) for meta in metas)
+
+
+def _all_parts(message: Message) -> Iterator[Part]:
+    for part in message.parts:
+        yield part
+        if isinstance(part, ToolResult) and not isinstance(part.content, str):
+            yield from part.content
 
 
 def marked(request: GenerateRequest, marks: Sequence[Mark], fmt: str, name: str, value: Any) -> GenerateRequest:

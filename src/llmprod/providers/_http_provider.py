@@ -52,6 +52,18 @@ def find_key(given: Key | None, *variables: str, needed: bool = True) -> Key | N
     return None
 
 
+_CREDENTIALS = frozenset(
+    {"authorization", "proxy-authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie"}
+    | {"openai-organization", "openai-project"}
+)
+
+
+def _told(headers: Mapping[str, str]) -> str | None:
+    """Tell headers apart that a server or a gateway may answer differently to, such as one that names a tenant."""
+    told = sorted((name.lower(), value) for name, value in headers.items() if name.lower() not in _CREDENTIALS)
+    return blake2b(to_json(told), digest_size=16).hexdigest() if told else None
+
+
 class HTTPProvider(BaseProvider):
     """Sends what its codec encodes and hands out what its codec decodes.
 
@@ -103,6 +115,7 @@ class HTTPProvider(BaseProvider):
             ("user-agent", "llmprod"),
             *((name.lower(), value) for name, value in (headers or {}).items()),
         ]
+        self._told = _told(headers or {})
         self._http = HTTP(http)
 
     @property
@@ -124,6 +137,11 @@ class HTTPProvider(BaseProvider):
     def identity(self) -> Hashable:
         """Provider, address, model and credential; the credential only as a digest."""
         return (self.kind, self.base_url, self.model, self._credential)
+
+    @property
+    def cache_identity(self) -> object:
+        """What a cached answer depends on beside model and address: a digest of the headers, credentials left out."""
+        return self._told
 
     @property
     def priced_as(self) -> tuple[str | None, str | None, str | None]:

@@ -118,7 +118,7 @@ class Anthropic(HTTPProvider):
             http=http,
             prompt_cache="anthropic",
         )
-        self._answers_depend_on = [max_tokens, [beta] if isinstance(beta, str) else list(beta)]
+        self._answers_depend_on = [self._told, max_tokens, [beta] if isinstance(beta, str) else list(beta)]
 
     @property
     def cache_identity(self) -> object:

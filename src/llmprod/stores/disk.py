@@ -19,7 +19,7 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -70,6 +70,8 @@ class DiskStore:
         InvalidArgument: naming the option that is out of range.
         ImportError: diskcache is not installed (``pip install llmprod[disk]``).
     """
+
+    _keeps_time: ClassVar[bool] = True  # no method of it waits for long; a cache sets it no limit
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from llmprod.errors import InvalidArgument
+from llmprod.errors import InvalidArgument, StoreUnavailable
 from llmprod.store import Store, check_entry, check_key
 from llmprod.stores._warn import Warner
 
@@ -26,6 +26,7 @@ __all__ = ["Encrypted"]
 _VERSION = b"\x01"
 _ID, _NONCE, _TAG = 4, 12, 16
 _HEAD = len(_VERSION) + _ID
+_ROUNDS = 20  # a store that reads from a replica gives for a while what is there no more
 
 
 class Encrypted:
@@ -96,13 +97,15 @@ class Encrypted:
             StoreUnavailable: as the store that it is kept in.
         """
         check_entry(key, value, ttl)
-        while not await self.store.add(key, self._encrypt(key, value), ttl=ttl):
+        for _ in range(_ROUNDS):
+            if await self.store.add(key, self._encrypt(key, value), ttl=ttl):
+                return True
             kept = await self.store.get(key)
             if kept is not None:
                 if self._decrypt(key, kept) is not None:
                     return False
                 await self.store.delete(key, only=kept)
-        return True
+        raise StoreUnavailable("Encrypted", "what is there can be neither read nor removed")
 
     async def delete(self, key: str, *, only: bytes | None = None) -> bool:
         """Remove ``key``, or only where its value is ``only``; return whether it was removed.
@@ -113,13 +116,14 @@ class Encrypted:
         check_key(key)
         if only is None:
             return await self.store.delete(key)
-        while True:
+        for _ in range(_ROUNDS):
             kept = await self.store.get(key)
             if kept is None or self._decrypt(key, kept) != only:
                 return False
             if await self.store.delete(key, only=kept):
                 return True
             # Somebody changed it meanwhile: look again.
+        raise StoreUnavailable("Encrypted", "what is there can't be removed")
 
     async def clear(self, prefix: str = "") -> int:
         """Remove all keys that begin with ``prefix``; return how many they were.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import ClassVar
 
 from llmprod import _validate
 from llmprod.clock import SYSTEM_CLOCK, Clock
@@ -12,6 +15,8 @@ from llmprod.errors import StoreUnavailable
 from llmprod.store import check_entry, check_key
 
 __all__ = ["MemoryStats", "MemoryStore"]
+
+_stores: weakref.WeakSet[MemoryStore] = weakref.WeakSet()
 
 # What CPython 3.11 to 3.13 uses for an entry beside the characters and the bytes: the headers of both, the tuple, the
 # time, and its places in the dict and in the order. Measured; a test holds it.
@@ -52,6 +57,8 @@ class MemoryStore:
         InvalidArgument: naming the option that is out of range.
     """
 
+    _keeps_time: ClassVar[bool] = True  # no method of it waits for long; a cache sets it no limit
+
     def __init__(
         self,
         *,
@@ -70,6 +77,7 @@ class MemoryStore:
         self._lock = threading.Lock()
         self._entries: OrderedDict[str, tuple[bytes, float | None, int]] = OrderedDict()
         self._bytes = self._hits = self._misses = self._evictions = 0
+        _stores.add(self)
 
     async def get(self, key: str) -> bytes | None:
         """Return what is kept under ``key``, or None."""
@@ -156,3 +164,16 @@ class MemoryStore:
 
     def __repr__(self) -> str:
         return f"<MemoryStore {len(self._entries)} entries, {self._bytes} of {self.max_bytes} bytes>"
+
+
+def _after_fork() -> None:
+    """Another thread may have held a lock, and been changing what it guards; in this process it does not go on."""
+    for store in list(_stores):
+        if store._lock.locked():
+            store._lock = threading.Lock()
+            store._entries = OrderedDict()
+            store._bytes = 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -14,7 +14,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from llmprod import _validate
 from llmprod.clock import SYSTEM_CLOCK, SYSTEM_RANDOM, Clock, Random
@@ -67,6 +67,8 @@ class RedisStore:
         InvalidArgument: naming the option that is out of range.
         ImportError: redis is not installed (``pip install llmprod[redis]``).
     """
+
+    _keeps_time: ClassVar[bool] = True  # no method of it waits for long; a cache sets it no limit
 
     def __init__(
         self,

@@ -11,7 +11,12 @@ import pytest
 from llmprod.errors import InvalidArgument
 from llmprod.store import KEY_AT_MOST, Store
 
-_KEYS = ("", "a", "a b", "a:b/c?d*[e]{f}\\g", "ключ 鍵 🔑", "\x00", "a\nb\x00c", "x" * KEY_AT_MOST, "鍵" * KEY_AT_MOST)
+_KEYS = (
+    "", "a", "a b", "a:b/c?d*[e]{f}\\g", "ключ 鍵 🔑", "\x00", "a\nb\x00c", "x" * KEY_AT_MOST, "鍵" * KEY_AT_MOST,
+    # None of them is another cut short, folded or in another normal form.
+    "x" * (KEY_AT_MOST - 1) + "y", "鍵" * (KEY_AT_MOST - 1) + "x", "a\x00",
+    "é", "e\u0301", "É", "Å", "\u212b", "ß", "ss",
+)  # fmt: skip
 _VALUES = (b"", b"\x00", b"text", bytes(range(256)), b"\xff\xfe" * 700, b"\x80\x04K\x01.", b"big " * 50_000)
 
 

@@ -61,6 +61,7 @@ class Entry:
         cost: US dollars that it cost, where known.
         embeddings: of an embedding request.
         error: the provider's refusal, in place of an answer.
+        streamed: the request that was refused asked for a stream.
     """
 
     created: float
@@ -75,6 +76,7 @@ class Entry:
     cost: Decimal | None = None
     embeddings: Sequence[Sequence[float]] | None = None
     error: CallError | None = None
+    streamed: bool | None = None
 
 
 # ---- to bytes --------------------------------------------------------------------------------------------------------
@@ -86,6 +88,16 @@ def encode(entry: Entry, key: str) -> bytes:
     Raises:
         NotStorable: the answer was interrupted, or holds what JSON can't.
     """
+    try:
+        body = _body(entry)
+    except NotStorable:
+        raise
+    except Exception as error:  # a part of a kind of its own, JSON too deep: the answer stands all the same
+        raise NotStorable("not JSON") from error
+    return _FORMAT + _checksum(body, key) + body
+
+
+def _body(entry: Entry) -> bytes:
     told: dict[str, Any] = {"at": entry.created, "ttl": entry.ttl, "took": round(entry.took, 6), "by": entry.provider}
     named = {"model": entry.model, "id": entry.request_id, "dropped": entry.dropped}
     told.update({name: value for name, value in named.items() if value})
@@ -94,19 +106,15 @@ def encode(entry: Entry, key: str) -> bytes:
     if entry.cost is not None:
         told["cost"] = str(entry.cost)
     if entry.error is not None:
-        told["error"] = _error(entry.error)
+        told["error"], told["streamed"] = _error(entry.error), entry.streamed
     else:
         told["events"] = _joined(entry.events)
     if entry.embeddings is not None:
         told["embeddings"] = entry.embeddings
     try:
-        body = to_json(told, fallback=_listed)
+        return to_json(told, fallback=_listed)
     except ValueError:  # lone surrogates, which UTF-8 can't hold but JSON's escapes can
-        try:
-            body = json.dumps(told, default=_listed, separators=(",", ":")).encode()
-        except (TypeError, ValueError) as error:
-            raise NotStorable("not JSON") from error
-    return _FORMAT + _checksum(body, key) + body
+        return json.dumps(told, default=_listed, separators=(",", ":")).encode()
 
 
 def _checksum(body: bytes, key: str) -> bytes:
@@ -169,7 +177,7 @@ def _joined(events: Sequence[Event]) -> list[list[Any]]:
         if item[0] in _GROWING:
             item[2] = "".join(item[2])
     if usage is not None:
-        told.insert(len(told) - (usage == "before" and told[-1][0] == "f"), ["u"])
+        told.insert(len(told) - (usage == "before" and bool(told) and told[-1][0] == "f"), ["u"])
     return told
 
 
@@ -213,7 +221,7 @@ def decode(value: bytes, key: str) -> Entry | None:
         except ValueError:
             told = json.loads(body)  # takes lone surrogates
         return _entry(told)
-    except (ArithmeticError, AttributeError, KeyError, IndexError, TypeError, ValueError):
+    except (ArithmeticError, AttributeError, KeyError, IndexError, RecursionError, TypeError, ValueError):
         return None
 
 
@@ -235,6 +243,7 @@ def _entry(told: dict[str, Any]) -> Entry:
         None if cost is None else Decimal(cost),
         told.get("embeddings"),
         None if error is None else _refusal(error),
+        told.get("streamed"),
     )
 
 

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import logging
 import weakref
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmprod._loops import running_loop
 from llmprod.context import CallState, Context
 from llmprod.decisions import CacheHit, CacheJoined, CacheMiss, CacheRefreshed, CacheSkipped
-from llmprod.errors import DeadlineExceeded, InvalidArgument, NotCached, Rejected
+from llmprod.errors import BudgetExceeded, DeadlineExceeded, InvalidArgument, NotCached, Rejected
 from llmprod.mechanisms.xfetch import early
 from llmprod.provider import Provider
 from llmprod.request import EmbedRequest, GenerateRequest, Request
 from llmprod.response import Cached, Outcome, Response
 from llmprod.usage import Usage
 from llmprod.wrapper import WrappedProvider
-from llmprod.wrappers._cache_entry import Entry
+from llmprod.wrappers._cache_entry import Entry, NotStorable
 from llmprod.wrappers._cache_replay import replay
 from llmprod.wrappers._cache_shelf import Reason, Shelf, State, lasting, outage
 from llmprod.wrappers._flight import Flight
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["CacheProvider", "Counts"]
 
 _SETTLED = Decimal(0)
+_TOGETHER = 4  # times that who was refused for another's budget asks again with the others, before it does so alone
 _REFRESH_WITHIN = 600.0  # seconds for a refresh in the background whose call had no deadline, as Deadline's default
 _log = logging.getLogger("llmprod")
 
@@ -74,7 +78,7 @@ class CacheProvider(WrappedProvider):
         reason: Reason = "refresh"
         stale: Entry | None = None
         if mode != "refresh" and (mode == "only" or not self._joinable(key)):
-            entry, reason = await self._shelf.look(key, context)
+            entry, reason = await self._shelf.look(key, context, request)
             if entry is not None:
                 state = self._shelf.state(entry)
                 if state == "error" and mode != "only":
@@ -112,7 +116,7 @@ class CacheProvider(WrappedProvider):
         if state == "stale":
             self._refresh(key, request, context, "stale")
         elif not (stale or refusal) and early(
-            now, entry.created + entry.ttl, entry.took, wrapper.early, context.random
+            now, entry.created + self._shelf.ttl(entry), entry.took, wrapper.early, context.random
         ):
             self._refresh(key, request, context, "early")
         response = replay(entry, request, context, Cached(age=age, stale=stale), piece=wrapper.piece)
@@ -133,14 +137,18 @@ class CacheProvider(WrappedProvider):
     ) -> Response:
         """Join the call of an equal one, or begin one that others may join."""
         place = (running_loop(), key)
-        again = False
+        tries = 0
         while True:
-            flight = self._flights.get(place)
+            flight = self._flights.get(place) if tries <= _TOGETHER else None
+            if flight is not None and context.cache == "refresh" and not flight.anew:
+                # Its answer may be from before what made the caller ask anew, and must not take the new one's place.
+                flight.superseded = True
+                flight = None
             leader = flight is None
             if flight is None:
                 self.wrapper.counts.misses += 1
                 context.decided(CacheMiss, self.name, reason=reason)
-                flight = self._begin(place, request, context, stale)
+                flight = self._begin(place, request, context, stale, alone=tries > _TOGETHER)
             else:
                 self.wrapper.counts.joined += 1
                 context.decided(CacheJoined, self.name)
@@ -153,14 +161,21 @@ class CacheProvider(WrappedProvider):
                 # What its deadline or its place in a line cost the one that began is nobody else's failure, and who
                 # wanted the answer whole has seen nothing of a stream that broke. Every other failure is everybody's:
                 # the retries and the failover inside have been through it already, and a thousand calls that try one
-                # after the other would only keep a failing target from recovering. One more time at most.
+                # after the other would only keep a failing target from recovering. One more time at most; but whose
+                # budget is used up is each one's own affair, however many of those that began were without. A refusal
+                # may be of the stream alone.
                 shown = reader.cut or (flight.hop is not None and not flight.hop.complete)
-                if leader or again or not (shown or isinstance(error, (DeadlineExceeded, Rejected))):
+                other = flight.streamed is not request.stream and lasting(error) is not None
+                if leader or not (shown or other or isinstance(error, (DeadlineExceeded, Rejected))):
+                    raise
+                if tries and not isinstance(error, BudgetExceeded):
                     raise
                 context.check(self.name)
-                again = True
+                tries += 1
 
-    def _begin(self, place: tuple[Any, str], request: Request, context: Context, stale: Entry | None) -> Flight:
+    def _begin(
+        self, place: tuple[Any, str], request: Request, context: Context, stale: Entry | None, *, alone: bool = False
+    ) -> Flight:
         def landed(flight: Flight) -> None:
             if self._flights.get(place) is flight:
                 del self._flights[place]
@@ -171,8 +186,9 @@ class CacheProvider(WrappedProvider):
             await self._fetch(flight, place[1], request, stale, context.cache == "refresh")
 
         flight = Flight(context, fetch, landed, buffer=self.wrapper.buffer)
+        flight.streamed = request.stream
         self._under_way.add(flight)
-        if self.wrapper.single_flight:
+        if self.wrapper.single_flight and not alone:
             self._flights[place] = flight
         return flight
 
@@ -199,7 +215,7 @@ class CacheProvider(WrappedProvider):
         wrapper, context = self.wrapper, flight.context
         token: bytes | None = None
         if wrapper.lease is not None:
-            made = await self._shelf.lease(key, wrapper.lease, context, refresh or flight.pinned)
+            made = await self._shelf.lease(key, wrapper.lease, context, request, refresh or flight.pinned)
             if isinstance(made, Entry):
                 flight.stand_in(made, stale=False)
                 return
@@ -214,8 +230,11 @@ class CacheProvider(WrappedProvider):
                     return
                 refusal = lasting(error) if wrapper.negative_ttl and not flight.pinned else None
                 if refusal is not None:
-                    entry = Entry(wrapper.now(), wrapper.negative_ttl, 0.0, self.name, [], error=refusal)
-                    await self._shelf.put(entry, key, context, 0.0)
+                    entry = Entry(
+                        wrapper.now(), wrapper.negative_ttl, 0.0, self.name, [], error=refusal, streamed=request.stream
+                    )
+                    with contextlib.suppress(NotStorable):
+                        await self._shelf.put(entry, key, context, 0.0)
                 raise
             await flight.take(hop)
             await self._shelf.keep(flight, key, request, context.clock.now() - started)
@@ -265,7 +284,8 @@ class CacheProvider(WrappedProvider):
         age = max(0.0, self.wrapper.now() - entry.created)
         context.decided(CacheHit, self.name, age=age, stale=flight.entry_stale, refusal=entry.error is not None or None)
         cached = Cached(age=age, stale=flight.entry_stale)
-        response = replay(entry, request, context, cached, piece=self.wrapper.piece)
+        shared = replace(entry, embeddings=_own(entry.embeddings), error=copy.copy(entry.error))
+        response = replay(shared, request, context, cached, piece=self.wrapper.piece)
         self._saved(entry.usage, entry.cost, entry.provider, entry.model)
         return response
 
@@ -279,8 +299,8 @@ class CacheProvider(WrappedProvider):
             events=() if request.stream else map(reader.own, flight.events),
             request_id=hop.request_id,
             dropped=hop.dropped,
-            embeddings=hop.embeddings,
-            headers=hop.headers,
+            embeddings=_own(hop.embeddings),
+            headers=dict(hop.headers),
         )
         answer.deployment = hop.deployment
         answer.engine_timing = hop.engine_timing
@@ -318,3 +338,8 @@ class CacheProvider(WrappedProvider):
             counts.unpriced += 1
         else:
             counts.money_saved += cost
+
+
+def _own(vectors: Sequence[Sequence[float]] | None) -> Sequence[Sequence[float]] | None:
+    """Vectors that a caller may change in place, as for normalising them, without changing those of the others."""
+    return None if vectors is None else [copy.copy(vector) for vector in vectors]

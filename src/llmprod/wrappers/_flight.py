@@ -44,6 +44,9 @@ class Flight:
         hop: the answer, once it is committed.
         entry: the stored answer that stands in for it.
         entry_stale: that is past its time to live.
+        anew: it was begun to get a new answer, not for want of a stored one.
+        superseded: such a one has begun since, so that what this one gets is not stored.
+        streamed: the call asks for a stream.
         failure: what the flight ended in.
         over: it has ended.
         outgrown: the answer is longer than the buffer.
@@ -51,8 +54,8 @@ class Flight:
 
     __slots__ = (
         "__weakref__", "_base", "_buffer", "_eager", "_ended", "_fetch", "_finished", "_front", "_landed", "_loop",
-        "_news", "_pinned", "_readers", "_room", "_size", "_whole", "context", "entry", "entry_stale", "events",
-        "failure", "hop", "outgrown", "over", "scope",
+        "_news", "_pinned", "_readers", "_room", "_size", "_whole", "anew", "context", "entry", "entry_stale",
+        "events", "failure", "hop", "outgrown", "over", "scope", "streamed", "superseded",
     )  # fmt: skip
 
     def __init__(
@@ -68,7 +71,9 @@ class Flight:
         self.entry: Entry | None = None
         self.entry_stale = False
         self.events: list[Event] = []
-        self.failure: Exception | None = None
+        self.anew = context.cache == "refresh"
+        self.superseded = self.streamed = False
+        self.failure: BaseException | None = None
         self.over = False
         self.outgrown = False
         self.scope = anyio.CancelScope()
@@ -105,7 +110,7 @@ class Flight:
 
     def begin(self) -> None:
         """Start it; called on the event loop."""
-        spawn(self._loop, self._run)
+        spawn(self._loop, self._run, self._end)
 
     async def _run(self) -> None:
         try:
@@ -114,13 +119,24 @@ class Flight:
                 self._whole = True
         except Exception as error:  # noqa: BLE001 - raised again by each reader
             self.failure = error
+        except BaseException as error:
+            # Out of a task that is nobody's child it would end trio's run, and tell asyncio's caller nothing.
+            if isinstance(error, (BaseExceptionGroup, anyio.get_cancelled_exc_class())) or not self._readers:
+                raise
+            self.failure = error
         finally:
-            if not self._whole and self.failure is None:
-                self.failure = ReadError(detail="the call that was shared was given up")
-            self.over = True
-            self._landed(self)
-            self.tell()
-            self._ended.set()
+            self._end()
+
+    def _end(self) -> None:
+        """Say that it is over. Called again when its task has ended, which may have been cancelled before it began."""
+        if self.over:
+            return
+        if not self._whole and self.failure is None:
+            self.failure = ReadError(detail="the call that was shared was given up")
+        self.over = True
+        self._landed(self)
+        self.tell()
+        self._ended.set()
 
     def stand_in(self, entry: Entry, *, stale: bool) -> None:
         """Answer with what is stored."""
@@ -258,9 +274,11 @@ class Flight:
         """The error of a reader that was too slow for the buffer."""
         return ReadError(detail="fell too far behind the others that read the same answer", in_stream=True)
 
-    def error(self, *, leader: bool) -> Exception:
+    def error(self, *, leader: bool) -> BaseException:
         """Return the failure, for the leader as it is, for each other reader a copy to carry a trace of its own."""
         assert self.failure is not None
+        if not leader and not isinstance(self.failure, Exception):
+            return ReadError(detail=f"the call that was shared ended in {type(self.failure).__name__}")
         if leader or not isinstance(self.failure, LLMProdError):
             return self.failure
         told = copy.copy(self.failure)
@@ -277,7 +295,7 @@ def _length(event: Event) -> int:
 def _events_of(response: Response) -> list[Event]:
     """Return the events of an answer that is whole."""
     if response._replay is not None:
-        return list(response._replay)
+        return list(response._replay)  # all of them, whoever has iterated over it meanwhile
     events: list[Event] = [Start(response.model, response.response_id)]
     for place, part in enumerate(response.parts):
         if isinstance(part, Text) and not part.meta:

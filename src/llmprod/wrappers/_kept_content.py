@@ -12,10 +12,12 @@ from llmprod.clock import Clock
 from llmprod.context import Context
 from llmprod.decisions import CachedContentLost
 from llmprod.errors import BadRequest, CallError, NotFound, PermissionDenied
+from llmprod.mechanisms.cache_key import CacheKey, Unkeyable
 from llmprod.mechanisms.prefix_chain import Cut
 from llmprod.provider import Provider
 from llmprod.request import GenerateRequest
 from llmprod.response import Response
+from llmprod.types import Message
 
 __all__ = ["KeepsContent", "KeptContent"]
 
@@ -24,6 +26,8 @@ _MARGIN = 30.0
 _AFTER_FAILURE = 300.0
 _CLOSING = 5.0
 _FIELD = "cachedContent"
+_KEY = CacheKey()
+_NOTHING = (Message.user(""),)  # a request needs a message
 _log = logging.getLogger("llmprod")
 
 
@@ -71,8 +75,9 @@ class KeptContent:
         """Send a request, referring to what is kept of it; whole where nothing is."""
         if not self._fits(request, cut, stable):
             return await inner.send(request, context)
-        name = await self._name(request, cut, stable, inner.name, context)
-        if name is None:
+        digest = _digest(request, stable)
+        name = None if digest is None else await self._name(digest, request, stable, inner.name, context)
+        if digest is None or name is None:
             return await inner.send(request, context)
         try:
             return await inner.send(self._referring(request, stable, name), context)
@@ -80,7 +85,7 @@ class KeptContent:
             # Content that is gone is "not found" or "permission denied" to the API; a wrong request fails again, whole.
             if not context.extra_attempt("retry", inner.name):
                 raise
-            self._kept.pop(cut.digest, None)
+            self._kept.pop(digest, None)
             context.decided(CachedContentLost, inner.name, error=type(error).__name__, made=True)
         return await inner.send(request, context)
 
@@ -96,24 +101,26 @@ class KeptContent:
             & {_FIELD, "tools", "toolConfig", "systemInstruction", "contents"}
         )
 
-    async def _name(self, request: GenerateRequest, cut: Cut, stable: int, target: str, context: Context) -> str | None:
+    async def _name(
+        self, digest: str, request: GenerateRequest, stable: int, target: str, context: Context
+    ) -> str | None:
         now = self._clock.now()
-        known = self._kept.get(cut.digest)
+        known = self._kept.get(digest)
         if known is not None and now < known.until:
             return known.name
         # Others go without it until it is made: none of them waits.
-        making = self._kept[cut.digest] = _Kept(None, now + _AFTER_FAILURE)
+        making = self._kept[digest] = _Kept(None, now + _AFTER_FAILURE)
         try:
             name, _ = await self._provider.keep_content(request, stable, self._seconds)
         except CallError as error:
             context.decided(CachedContentLost, target, error=type(error).__name__, made=False)
             return None
         except BaseException:
-            self._kept.pop(cut.digest, None)
+            self._kept.pop(digest, None)
             raise
         making.name, making.until = name, now + max(self._seconds - _MARGIN, self._seconds / 2)
-        for digest in [digest for digest, kept in self._kept.items() if kept.until <= now]:
-            del self._kept[digest]
+        for past in [each for each, kept in self._kept.items() if kept.until <= now]:
+            del self._kept[past]
         return name
 
     def _referring(self, request: GenerateRequest, stable: int, name: str) -> GenerateRequest:
@@ -132,3 +139,12 @@ class KeptContent:
                     await self._provider.drop_content(content.name)
                 except CallError as error:
                     _log.warning("cached content could not be deleted: %s", type(error).__name__)
+
+
+def _digest(request: GenerateRequest, stable: int) -> str | None:
+    """What is kept, in full: a cut's digest knows what costs tokens, not all that the model is told (``meta``)."""
+    kept = request.messages[:stable]
+    try:
+        return f"{len(kept)}:{_KEY(GenerateRequest(messages=kept or _NOTHING, tools=request.tools))}"
+    except Unkeyable:
+        return None

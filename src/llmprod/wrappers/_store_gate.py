@@ -1,8 +1,16 @@
-"""A store that may go away: what it can't do is a miss, told once, and it is left alone for a while."""
+"""A store that may go away: what it can't do, or not in time, is a miss, told once; it is left alone for a while.
+
+The stores of this library keep to a time limit of their own. One that is not known to is given up after some seconds,
+since a call whose answer is there must not wait for ever until that is stored.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import anyio
 
 from llmprod.context import Context
 from llmprod.decisions import CacheStoreChanged
@@ -11,9 +19,11 @@ from llmprod.store import Store
 
 __all__ = ["StoreGate"]
 
+T = TypeVar("T")
 _log = logging.getLogger("llmprod")
 _PAUSE = 0.5  # seconds; doubled with each failure in a row
 _PAUSE_AT_MOST = 10.0
+_PATIENCE = 5.0  # seconds that a store may take for one entry
 
 
 class StoreGate:
@@ -21,6 +31,8 @@ class StoreGate:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        # In the class itself: what derives from one of ours may wait for something else.
+        self._prompt = bool(vars(type(store)).get("_keeps_time"))
         self._failures = 0
         self._again = 0.0  # when it may be asked again, on the calls' clock
 
@@ -29,7 +41,7 @@ class StoreGate:
         if self._failures and context.clock.now() < self._again:
             return None
         try:
-            value = await self._store.get(key)
+            value = await self._in_time(self._store.get(key))
         except InvalidArgument:
             raise
         except Exception as error:  # noqa: BLE001 - a cache that can't be read costs a call, it does not break one
@@ -44,7 +56,7 @@ class StoreGate:
         if self._failures and context.clock.now() < self._again:
             return False
         try:
-            await self._store.set(key, value, ttl=ttl)
+            await self._in_time(self._store.set(key, value, ttl=ttl))
         except InvalidArgument:
             raise
         except Exception as error:  # noqa: BLE001 - as above
@@ -59,7 +71,7 @@ class StoreGate:
         if self._failures and context.clock.now() < self._again:
             return None
         try:
-            added = await self._store.add(key, value, ttl=ttl)
+            added = await self._in_time(self._store.add(key, value, ttl=ttl))
         except InvalidArgument:
             raise
         except Exception as error:  # noqa: BLE001 - as above
@@ -72,11 +84,14 @@ class StoreGate:
     async def release(self, key: str, value: bytes, context: Context, target: str) -> None:
         """Remove ``key`` if it is ``value``; what can't be removed ends by itself."""
         try:
-            await self._store.delete(key, only=value)
+            await self._in_time(self._store.delete(key, only=value))
         except InvalidArgument:
             raise
         except Exception as error:  # noqa: BLE001 - as above
             self._lost(error, context, target)
+
+    def _in_time(self, asked: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+        return asked if self._prompt else _limited(asked)
 
     def _lost(self, error: Exception, context: Context, target: str) -> None:
         first = not self._failures
@@ -91,3 +106,8 @@ class StoreGate:
         self._failures = 0
         _log.warning("the cache's store is back")
         context.decided(CacheStoreChanged, target, state="back")
+
+
+async def _limited(asked: Coroutine[Any, Any, T]) -> T:
+    with anyio.fail_after(_PATIENCE):
+        return await asked

@@ -217,6 +217,11 @@ class _BudgetProvider(WrappedProvider):
         finally:
             toll.close()
 
+    @property
+    def stand_ins(self) -> tuple[Provider, ...]:
+        """Who may answer in ``inner``'s place, for a cache: it must not take their answers for another stack's."""
+        return () if self.wrapper.cheaper is None else (self.wrapper.cheaper,)
+
     async def aclose(self) -> None:
         try:
             await self.store.flush()

@@ -11,6 +11,7 @@ only what they let through is stored. It stands outside the retries: a failure t
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -82,7 +83,8 @@ class Cache(Wrapper):
 
     Args:
         store: where answers are kept (default: 64 MiB of this process's memory).
-        ttl: seconds that an answer counts as fresh (default 86400, a day).
+        ttl: seconds that an answer counts as fresh (default 86400, a day), also where a cache with a longer one has
+            stored it.
         stale_while_revalidate: seconds after that in which it is given all the same, while it is made anew in the
             background (default 0).
         stale_if_error: seconds after ``ttl`` in which it is given if the target is down (default 0).
@@ -92,7 +94,8 @@ class Cache(Wrapper):
             (default False). With True, equal requests get the same answer again, and share one when they come together.
         early: how early an answer that is asked for is made anew before it expires; 1 is XFetch's optimum, 0 never.
         scope: whose answers these are: a tag's name, several, or a function of the context. Nobody gets an answer of
-            another scope. Calls without the tag share one scope (default ``"tenant"``); None: all share one.
+            another scope. Calls without the tag share one scope (default ``"tenant"``); None: all share one. What the
+            function returns must be a str.
         normalise: a rule by which different requests are one, such as :func:`llmprod.normalised_prompt` (default None:
             only equal ones are).
         versions: what else the answer depends on, by name, such as ``{"guard": "3"}``; other versions, other answers.
@@ -213,6 +216,8 @@ class Cache(Wrapper):
 
 
 def _check_scope(scope: Any) -> None:
+    if inspect.iscoroutinefunction(scope):
+        raise InvalidArgument("scope", "an async function", "a function that returns a str")
     if scope is None or callable(scope) or (isinstance(scope, str) and scope):
         return
     tags: tuple[Any, ...] = cast("Any", scope) if isinstance(scope, tuple) else ()

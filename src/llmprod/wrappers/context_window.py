@@ -17,6 +17,7 @@ from llmprod import _validate
 from llmprod.context import Context
 from llmprod.decisions import HistoryTrimmed
 from llmprod.errors import ContextTooLong, InvalidArgument
+from llmprod.mechanisms.cache_key import rule_identity
 from llmprod.mechanisms.token_prompt import message_tokens, most_bytes
 from llmprod.mechanisms.trim import TrimPolicy, trim_history
 from llmprod.provider import Provider
@@ -124,6 +125,15 @@ class _ContextWindowProvider(WrappedProvider):
     def __init__(self, inner: Provider, wrapper: ContextWindow) -> None:
         super().__init__(inner, wrapper)
         self._seen: dict[str, int] = {}
+
+    @property
+    def cache_identity(self) -> object:
+        """How a history is trimmed, for a cache outside: what is answered then is not what was asked there."""
+        wrapper = self.wrapper
+        if wrapper.trim is None:
+            return None
+        policy = wrapper.trim if isinstance(wrapper.trim, str) else rule_identity(wrapper.trim)
+        return [policy, wrapper.reserve, wrapper.windows]
 
     async def send(self, request: Request, context: Context) -> Response:
         targets = list(leaves(self.inner))
