@@ -10,6 +10,7 @@ from typing import Any, TypeAlias, cast
 
 from llmprod.errors import InvalidArgument
 from llmprod.mechanisms.budget import nano
+from llmprod.pricing import Price as TokenPrice
 from llmprod.pricing import PriceBook
 from llmprod.provider import Provider
 from llmprod.request import EmbedRequest, GenerateRequest, Request
@@ -48,8 +49,8 @@ def prices(price: PriceBook | Price | Prices) -> Price:
     if callable(price):
         return price
     allowed = (
-        "a PriceBook, a function of provider, model and usage, or "
-        "{'provider:model': ('dollars a million', 'of the answer')}"
+        "a PriceBook, a function of provider, model and usage, or dollars a million tokens of prompt and answer: "
+        "{'provider:model': ('2.50', '10')}"
     )
     if not isinstance(price, Mapping) or not price:
         raise InvalidArgument("price", type(price).__name__, allowed)
@@ -58,9 +59,10 @@ def prices(price: PriceBook | Price | Prices) -> Price:
         try:
             told, answered = (Decimal(str(value)) / _MILLION for value in pair)
         except (ArithmeticError, TypeError, ValueError):
-            raise InvalidArgument("price", repr(pair)[:40], allowed) from None
+            given = type(pair).__name__ if isinstance(pair, TokenPrice) else repr(pair)[:40]
+            raise InvalidArgument(f"price[{target!r}]", given, allowed) from None
         if not (told.is_finite() and answered.is_finite() and told >= 0 and answered >= 0):
-            raise InvalidArgument("price", repr(pair)[:40], allowed)
+            raise InvalidArgument(f"price[{target!r}]", repr(pair)[:40], allowed)
         known[target] = told, answered
 
     def cost(provider: str, model: str, usage: Usage) -> Decimal | None:

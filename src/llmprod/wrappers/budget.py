@@ -127,6 +127,8 @@ class Budget(Wrapper):
         _validate.whole("assume_output", assume_output, 1)
         _validate.flag("set_max_tokens", set_max_tokens)
         _validate.flag("cache_writes", cache_writes)
+        if store is not None and not callable(getattr(store, "settle", None)):
+            raise InvalidArgument("store", type(store).__name__, "a store of budgets such as RedisBudgets(…), or None")
         if unpriced not in ("refuse", "allow"):
             raise InvalidArgument("unpriced", repr(unpriced)[:40], "refuse, allow")
         if cut_streams not in ("estimate", "keep"):
