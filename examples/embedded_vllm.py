@@ -15,7 +15,7 @@ HOSTED = Simulated("small/hosted", ttft=0.1)  # in your application: OpenAI("gpt
 
 def engine() -> Provider | None:
     if len(sys.argv) > 1 and importlib.util.find_spec("vllm"):
-        return VLLM(sys.argv[1], max_model_len=4096)
+        return VLLM(sys.argv[1], max_model_len=2048)
     return None
 
 
