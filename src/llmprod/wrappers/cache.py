@@ -84,13 +84,14 @@ class Cache(Wrapper):
         store: where answers are kept (default: 64 MiB of this process's memory).
         ttl: seconds that an answer counts as fresh (default 86400, a day).
         stale_while_revalidate: seconds after that in which it is given all the same, while it is made anew in the
-            background (default 0).
-        stale_if_error: seconds after ``ttl`` in which it is given if the target is down (default 0).
+            background (RFC 5861; default 0).
+        stale_if_error: seconds after ``ttl`` in which it is given if the target is down (RFC 5861; default 0).
         negative_ttl: seconds that the provider's refusal of a request as invalid or too long is given for equal
             requests, without asking again (default 30); 0: never.
         sampled: cache requests too whose answer is drawn by chance, with neither ``temperature=0`` nor a ``seed``
             (default False). With True, equal requests get the same answer again, and share one when they come together.
-        early: how early an answer that is asked for is made anew before it expires; 1 is XFetch's optimum, 0 never.
+        early: how early an answer that is asked for is made anew before it expires; 1 (the default) is the optimum of
+            XFetch (Vattani, Chierichetti and Lowenstein, VLDB 2015), 0 never.
         scope: whose answers these are: a tag's name, several, or a function of the context. Nobody gets an answer of
             another scope. Calls without the tag share one scope (default ``"tenant"``); None: all share one.
         normalise: a rule by which different requests are one, such as :func:`llmprod.normalised_prompt` (default None:

@@ -53,6 +53,9 @@ class Structured:
         regex: a regular expression that the whole text matches.
         choice: texts, one of which it is.
         grammar: a context-free grammar in EBNF (GBNF, as the engine's backend takes it).
+
+    Raises:
+        InvalidArgument: naming the field.
     """
 
     json_schema: Mapping[str, Any] | type[Any] | None = None
