@@ -12,6 +12,7 @@ from llmprod import (
     BudgetLimit,
     Cache,
     Client,
+    CostMeter,
     Failover,
     InvalidArgument,
     PriceBook,
@@ -62,6 +63,8 @@ def ask(**options: object) -> object:
         (lambda: VLLM("m", temperature=0), "temperature", "generate(…, temperature=…)"),  # type: ignore[call-arg]
         (lambda: VLLM("m", what=0), "what", "engine_args={…}"),  # type: ignore[call-arg]
         (lambda: VLLM("m", runner="pooling", tool_call_parser="hermes"), "tool_call_parser", "runner='generate'"),
+        (lambda: Cache(prices=PriceBook()), "prices", "PriceBook().cost"),  # type: ignore[arg-type]
+        (lambda: CostMeter(on_cost=5), "on_cost", "CostEntry"),  # type: ignore[arg-type]
         (Structured, "structured", "json_schema, regex, choice, grammar"),
     ],
 )

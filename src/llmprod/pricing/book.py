@@ -59,7 +59,9 @@ class PriceBook:
         if prices not in ("auto", "genai-prices", "snapshot", "none"):
             raise InvalidArgument("prices", repr(prices)[:40], "auto, genai-prices, snapshot or none")
         if prices == "genai-prices" and find_spec("genai_prices") is None:
-            raise InvalidArgument("prices", "genai-prices, which is not installed", "llmprod[prices] installed")
+            raise InvalidArgument(
+                "prices", "genai-prices, which is not installed", "pip install 'llmprod[prices]', or 'auto'"
+            )
         self._prices: Prices = prices
         self._lock = threading.Lock()
         self._loader: threading.Thread | None = None

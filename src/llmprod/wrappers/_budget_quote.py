@@ -10,18 +10,17 @@ from typing import Any, TypeAlias, cast
 
 from llmprod.errors import InvalidArgument
 from llmprod.mechanisms.budget import nano
-from llmprod.pricing import Price as TokenPrice
-from llmprod.pricing import PriceBook
+from llmprod.pricing import Price, PriceBook
 from llmprod.provider import Provider
 from llmprod.request import EmbedRequest, GenerateRequest, Request
 from llmprod.tokens import default_counter
 from llmprod.usage import Usage
 
-__all__ = ["Price", "Prices", "Quotes", "prices", "prompt_bound"]
+__all__ = ["PriceFunction", "PriceTable", "Quotes", "prices", "prompt_bound"]
 
-Price: TypeAlias = Callable[[str, str, Usage], "Decimal | None"]
+PriceFunction: TypeAlias = Callable[[str, str, Usage], "Decimal | None"]
 """Returns the US dollars that ``usage`` of a provider's model costs, or None where no price is known."""
-Prices: TypeAlias = Mapping[str, tuple[Any, ...]]
+PriceTable: TypeAlias = Mapping[str, tuple[Any, ...]]
 """US dollars a million tokens of prompt and answer, by target: ``{"openai:gpt-5-mini": ("0.25", "2")}``."""
 
 _MILLION = Decimal(10) ** 6
@@ -38,7 +37,7 @@ def prompt_bound(request: Request) -> int:
     return default_counter().estimate(request).upper_bound
 
 
-def prices(price: PriceBook | Price | Prices) -> Price:
+def prices(price: PriceBook | PriceFunction | PriceTable) -> PriceFunction:
     """Return a book or a mapping of prices as a function.
 
     Raises:
@@ -59,7 +58,7 @@ def prices(price: PriceBook | Price | Prices) -> Price:
         try:
             told, answered = (Decimal(str(value)) / _MILLION for value in pair)
         except (ArithmeticError, TypeError, ValueError):
-            given = type(pair).__name__ if isinstance(pair, TokenPrice) else repr(pair)[:40]
+            given = type(pair).__name__ if isinstance(pair, Price) else repr(pair)[:40]
             raise InvalidArgument(f"price[{target!r}]", given, allowed) from None
         if not (told.is_finite() and answered.is_finite() and told >= 0 and answered >= 0):
             raise InvalidArgument(f"price[{target!r}]", repr(pair)[:40], allowed)
@@ -85,7 +84,7 @@ class Quotes:
 
     def __init__(
         self,
-        price: Price,
+        price: PriceFunction,
         tokens: Callable[[Request], int],
         *,
         assume_output: int,

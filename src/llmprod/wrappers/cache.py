@@ -147,6 +147,8 @@ class Cache(Wrapper):
         _validate.between("early", early, 0, 100)
         _check_scope(scope)
         _check_function("normalise", normalise)
+        if prices is not None and not callable(prices) and hasattr(prices, "cost"):
+            raise InvalidArgument("prices", type(prices).__name__, "a function such as PriceBook().cost, or None")
         _check_function("prices", prices)
         _check_function("now", now)
         _validate.labels("versions", versions or {})
