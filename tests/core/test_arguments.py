@@ -30,7 +30,7 @@ from llmprod.wrapper import Phase, WrappedProvider, Wrapper
 
 def ask(**options: object) -> object:
     with Client("simulated:instant") as client:
-        return client.generate("Hello", **options)  # type: ignore[arg-type]
+        return client.generate("Hello", **options)
 
 
 @pytest.mark.parametrize(
@@ -49,22 +49,22 @@ def ask(**options: object) -> object:
         (lambda: ask(max_token=10), "max_token", "max_tokens, perhaps"),
         (lambda: ask(prompt="greeting"), "prompt", "name and version"),
         (lambda: ask(cache="only"), "cache", "Cache()"),
-        (lambda: Client("simulated:instant", wrappers=[Retry]), "wrappers", "Retry()"),  # type: ignore[list-item]
-        (lambda: Retry()("openai:gpt-5"), "inner", "OpenAI("),  # type: ignore[arg-type]
-        (lambda: Failover("openai:gpt-5"), "targets", "OpenAI("),  # type: ignore[arg-type]
-        (lambda: standard("openai:gpt-5"), "primary", "OpenAI("),  # type: ignore[arg-type]
-        (lambda: standard(Simulated("instant"), ["openai:gpt-5"]), "fallbacks[0]", "OpenAI("),  # type: ignore[list-item]
-        (lambda: standard(Simulated("instant"), "openai:gpt-5"), "fallbacks", "a list"),  # type: ignore[arg-type]
-        (lambda: standard(Simulated("instant"), extra=[Cache]), "extra[0]", "Hedge()"),  # type: ignore[list-item]
-        (lambda: BudgetLimit("5", per="user"), "per", "by="),  # type: ignore[arg-type]
-        (lambda: PriceBook({"openai:gpt-5": (1, 2)}), "overrides['openai:gpt-5']", "Price(input="),  # type: ignore[dict-item]
-        (lambda: VLLM("m", max_modellen=5), "max_modellen", "max_model_len, perhaps"),  # type: ignore[call-arg]
-        (lambda: VLLM("m", tensor_parallel_size=2), "tensor_parallel_size", "Parallel(tensor=…)"),  # type: ignore[call-arg]
-        (lambda: VLLM("m", temperature=0), "temperature", "generate(…, temperature=…)"),  # type: ignore[call-arg]
-        (lambda: VLLM("m", what=0), "what", "engine_args={…}"),  # type: ignore[call-arg]
+        (lambda: Client("simulated:instant", wrappers=[Retry]), "wrappers", "Retry()"),
+        (lambda: Retry()("openai:gpt-5"), "inner", "OpenAI("),
+        (lambda: Failover("openai:gpt-5"), "targets", "OpenAI("),
+        (lambda: standard("openai:gpt-5"), "primary", "OpenAI("),
+        (lambda: standard(Simulated("instant"), ["openai:gpt-5"]), "fallbacks[0]", "OpenAI("),
+        (lambda: standard(Simulated("instant"), "openai:gpt-5"), "fallbacks", "a list"),
+        (lambda: standard(Simulated("instant"), extra=[Cache]), "extra[0]", "Hedge()"),
+        (lambda: BudgetLimit("5", per="user"), "per", "by="),
+        (lambda: PriceBook({"openai:gpt-5": (1, 2)}), "overrides['openai:gpt-5']", "Price(input="),
+        (lambda: VLLM("m", max_modellen=5), "max_modellen", "max_model_len, perhaps"),
+        (lambda: VLLM("m", tensor_parallel_size=2), "tensor_parallel_size", "Parallel(tensor=…)"),
+        (lambda: VLLM("m", temperature=0), "temperature", "generate(…, temperature=…)"),
+        (lambda: VLLM("m", what=0), "what", "engine_args={…}"),
         (lambda: VLLM("m", runner="pooling", tool_call_parser="hermes"), "tool_call_parser", "runner='generate'"),
-        (lambda: Cache(prices=PriceBook()), "prices", "PriceBook().cost"),  # type: ignore[arg-type]
-        (lambda: CostMeter(on_cost=5), "on_cost", "CostEntry"),  # type: ignore[arg-type]
+        (lambda: Cache(prices=PriceBook()), "prices", "PriceBook().cost"),
+        (lambda: CostMeter(on_cost=5), "on_cost", "CostEntry"),
         (Structured, "structured", "json_schema, regex, choice, grammar"),
     ],
 )
@@ -78,7 +78,7 @@ def test_an_error_says_what_to_write_instead(wrong: Callable[[], object], field:
 @pytest.mark.anyio
 async def test_a_wrong_option_of_a_completion_is_named() -> None:
     with pytest.raises(InvalidArgument, match=r"temprature.*temperature, perhaps.*extra=\{…\}"):
-        await VLLM("m").complete("Hello", temprature=0)  # type: ignore[call-arg]
+        await VLLM("m").complete("Hello", temprature=0)
 
 
 class _Own(Wrapper):
