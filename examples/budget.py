@@ -80,6 +80,7 @@ async def main() -> None:
         for run in ("first run", "after a restart"):
             print(run)
             await day(Path(folder) / "budgets.db")
+    print("Who was refused found the rest set aside for what calls under way might cost; they cost less, as a rule.")
 
 
 anyio.run(main)

@@ -43,8 +43,8 @@ def main() -> None:
             calls = [
                 client.generate("Tell me a story.", tags={"user": ("ann", "bob")[place % 2]}) for place in range(20)
             ]
-            hedged = max(calls, key=lambda response: len(response.trace.attempts))
-            print(f"one of the calls, which cost ${hedged.cost}:\n{hedged.trace}\n")
+            hedged = next(call for call in reversed(calls) if len(call.trace.decisions) > 1)
+            print(f"a call whose first target was slow, which cost {hedged.trace.cost}:\n{hedged.trace}\n")
 
             with client.stream("Tell me a story.", tags={"user": "cid"}) as stream:
                 next(stream.text_stream())  # one piece is enough

@@ -15,7 +15,7 @@ HOSTED = Simulated("small/hosted", ttft=0.1)  # in your application: OpenAI("gpt
 
 def engine() -> Provider | None:
     if len(sys.argv) > 1 and importlib.util.find_spec("vllm"):
-        return VLLM(sys.argv[1], max_model_len=4096)
+        return VLLM(sys.argv[1], max_model_len=2048)
     return None
 
 
@@ -29,10 +29,12 @@ async def main() -> None:
     async with client:
         print(client.describe(), end="\n\n")
         for number in range(3):
+            if number == 1 and isinstance(local, VLLM):
+                await local.start()  # the first question has begun it; the stand-in answered meanwhile
             async with client.stream(f"Question {number}: why is the sky blue?", max_tokens=40) as response:
                 async for text in response.text_stream():
                     print(text, end="", flush=True)
-            print(f"\n   by {response.provider}, {response.timing}\n")
+            print(f"\n   by {response.provider}, first token after {response.timing.ttft:.2f} s\n")
         if isinstance(local, VLLM):
             print(local.start_times)
             print(local.stats())

@@ -1,4 +1,4 @@
-"""A primary that breaks in five ways, and a fallback that answers: what the caller sees, and the trace of each call.
+"""A primary that breaks in six ways, and a fallback that answers: what the caller sees, and the trace of each call.
 
     python examples/failover.py                      both are servers on loopback, started here
     python examples/failover.py openai:gpt-5-mini    the fallback is a real model (needs OPENAI_API_KEY)
@@ -14,7 +14,6 @@ from llmprod.testing.fault_server import Answer, Behaviour, Cut, ErrorReply, Fau
 
 FAULTS = {
     "503": Behaviour(error=ErrorReply(status=503)),
-    "429 with Retry-After: 3600": Behaviour(error=ErrorReply(kind="rate_limit", retry_after=3600)),
     "200 with a page of HTML": Behaviour(reply=RawReply()),
     "silence": Behaviour(connection="silence"),
     "a reset in the middle of the answer": Behaviour(cut=Cut(after=3), token_delay=0.02),
@@ -36,7 +35,12 @@ with FaultServer(HEALTHY) as good, FaultServer() as bad:
             print(f"{title}: answered by {response.provider} in {response.timing.total:.2f} s")
             print(response.trace, end="\n\n")
 
+        bad.behave(Behaviour(answer=Answer(text="The primary is back.")))
+        response = client.generate("Hello?")
+        print(f"healthy again: {response.text!r} from {response.provider}\n")
+
         # A stream whose text was already shown can't be taken back: the caller gets what arrived, marked as partial.
+        bad.behave(FAULTS["a reset in the middle of the answer"])
         try:
             with client.stream("Say that you are the fallback.") as response:
                 for piece in response.text_stream():
@@ -44,6 +48,8 @@ with FaultServer(HEALTHY) as good, FaultServer() as bad:
         except StreamInterrupted as error:
             print(f"…\n{error}\npartial: {error.partial.text!r}\n{error.trace}\n")
 
-        bad.behave(Behaviour(answer=Answer(text="The primary is back.")))
-        response = client.generate("Hello?")
-        print(f"healthy again: {response.text!r} from {response.provider}")
+        # One that asks for an hour's rest is left alone by the calls that follow, too.
+        bad.behave(Behaviour(error=ErrorReply(kind="rate_limit", retry_after=3600)))
+        for number in ("first", "second"):
+            response = client.generate("Say that you are the fallback.")
+            print(f"429 with Retry-After: 3600, {number} call: answered by {response.provider}\n{response.trace}\n")

@@ -47,7 +47,9 @@ def learn() -> None:
         counted = counter.count(QUESTION * turn, model="acme:large")
         counter.learn(counted, round(1.25 * counted.raw))
         if turn in (1, 10, 40):
-            print(f"after {turn}: {counter.count(QUESTION, model='acme:large')}\n  {counter.error('acme:large')}")
+            now, error = counter.count(QUESTION, model="acme:large"), counter.error("acme:large")
+            bounds = f"{now.lower_bound} to {now.upper_bound}"
+            print(f"after {turn} prompts: {now.tokens} tokens, {bounds}; errors so far {error.mean:.1%} in the mean")
 
 
 count()

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict, cast
 
-from llmprod._validate import flag, labels, seconds, strings, whole
+from llmprod._validate import flag, known, labels, seconds, strings, whole
 from llmprod.batch.engine import Engine, Settings
 from llmprod.batch.inputs import Feed
 from llmprod.batch.meter import Meter, shower
@@ -27,7 +27,7 @@ from llmprod.request import EmbedRequest, GenerateRequest, ReasoningEffort, Requ
 from llmprod.response import Response
 from llmprod.schema import OutputSchema, Tool
 from llmprod.types import Message, coerce_messages
-from llmprod.wrapper import Stack, WrappedProvider, Wrapper, describe, leaves
+from llmprod.wrapper import Stack, WrappedProvider, Wrapper, caches, describe, leaves
 from llmprod.wrappers.cost_meter import CostMeter
 from llmprod.wrappers.deadline import Deadline
 from llmprod.wrappers.key_pool import KeyPool
@@ -89,6 +89,22 @@ class GenerateOptions(CallOptions, total=False):
 
 BATCH_CONCURRENCY = 32
 """Calls of a batch at once where the model doesn't say how many it wants."""
+
+_SAID_OTHERWISE = {
+    "timeout": "deadline=…, seconds for the call; limits of an attempt are AttemptTimeout's",
+    **dict.fromkeys(("max_completion_tokens", "max_output_tokens", "max_new_tokens"), "max_tokens=…"),
+    **dict.fromkeys(("response_format", "response_model", "text_format"), "output=…, a type or a JSON Schema"),
+    "stop_sequences": "stop=…",
+    "thinking": "reasoning_effort=…, or what one vendor alone has in extra={'anthropic': …}",
+    "stream": "client.stream(…) instead of client.generate(…)",
+    "model": "a client for each model",
+    "user": "tags={'user': …}",
+    "metadata": "tags={…}",
+    **dict.fromkeys(("max_retries", "num_retries"), "Retry(…) in the stack, or standard(…, attempts=…)"),
+    **dict.fromkeys(("api_key", "base_url", "fallbacks"), "an argument of the client"),
+    **dict.fromkeys(("extra_body", "extra_headers"), "extra={'openai': …}, by the provider's name"),
+}
+"""What other libraries call an option of a call, and how it is said here."""
 
 _CALL = frozenset(CallOptions.__annotations__)
 _GENERATE = _CALL | frozenset(GenerateOptions.__annotations__)
@@ -157,6 +173,7 @@ class BaseClient:
         self._held = [leaf for leaf in answering if hasattr(leaf, "held_by")]
         for leaf in self._held:
             cast("Any", leaf).held_by(self)
+        self._caches = caches(self._provider)
         self._bounded = isinstance(getattr(self._provider, "wrapper", None), Deadline)
         self._pid = os.getpid()
         self._closed = False
@@ -191,6 +208,10 @@ class BaseClient:
         request = make()
         _check_call(options)
         deadline, tags, prompt = options.get("deadline"), options.get("tags"), options.get("prompt")
+        if options.get("cache") == "only" and not self._caches:  # it would be asked, and paid
+            raise InvalidArgument(
+                "cache", "'only' without a Cache", "a Cache in the stack: standard(…, extra=[Cache()])"
+            )
         context = Context.new(
             clock=self._clock,
             random=self._random,
@@ -287,9 +308,7 @@ class BaseClient:
         return instructed(request, shared.get("system"), item.options.get("system")), options
 
     def _known(self, options: Mapping[str, Any], allowed: frozenset[str]) -> None:
-        for name in options:
-            if name not in allowed:
-                raise InvalidArgument(name, "an unknown option", ", ".join(sorted(allowed)))
+        known(options, allowed, _SAID_OTHERWISE)
         extra = options.get("extra", {})
         if not isinstance(extra, Mapping):
             raise InvalidArgument("extra", type(extra).__name__, "a dict by provider name")
@@ -305,8 +324,9 @@ def _check_call(options: Mapping[str, Any]) -> None:
     seconds("deadline", options.get("deadline"), optional=True)
     labels("tags", options.get("tags") or {})
     prompt = options.get("prompt")
-    if prompt is not None and len(strings("prompt", prompt)) != 2:
-        raise InvalidArgument("prompt", f"{len(prompt)} strings", "two strings: the prompt's name and version")
+    if prompt is not None and (isinstance(prompt, str) or len(strings("prompt", prompt)) != 2):
+        given = "one string" if isinstance(prompt, str) else f"{len(prompt)} strings"
+        raise InvalidArgument("prompt", given, "two strings: the prompt's name and version")
 
 
 def _fields(options: Mapping[str, Any]) -> dict[str, Any]:

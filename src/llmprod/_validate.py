@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
 from llmprod.errors import InvalidArgument
+
+A_PROVIDER = "a provider such as OpenAI('gpt-5-mini'); model strings are for clients"
 
 
 def whole(field: str, value: Any, least: int, *, optional: bool = False) -> None:
@@ -43,6 +45,25 @@ def flag(field: str, value: Any, *, optional: bool = False) -> None:
     """Require a bool (or None, if optional)."""
     if value is not True and value is not False and not (value is None and optional):
         raise InvalidArgument(field, repr(value)[:40], "True or False" + (", or None" if optional else ""))
+
+
+def known(names: Collection[str], allowed: Collection[str], said: Mapping[str, str], others: str = "") -> None:
+    """Require names of options; of a wrong one tell what it is called here, or the nearest and all.
+
+    Args:
+        names: what was given.
+        allowed: the options' names.
+        said: how what other libraries have by a name is said here.
+        others: what else there is.
+    """
+    for name in names:
+        if name in allowed:
+            continue
+        import difflib  # for an error alone
+
+        near = difflib.get_close_matches(name, sorted(allowed), 1)
+        meant = f"{near[0]}, perhaps; or one of " if near else ""
+        raise InvalidArgument(name, "an unknown option", said.get(name) or meant + ", ".join(sorted(allowed)) + others)
 
 
 def between(field: str, value: Any, low: float, high: float, *, optional: bool = False) -> None:

@@ -62,7 +62,7 @@ class AsyncClient(BaseClient):
         MissingKey: an API needs a key and none is there.
     """
 
-    async def generate(self, messages: Messages, /, **options: Unpack[GenerateOptions]) -> Response:
+    async def generate(self, messages: Messages, **options: Unpack[GenerateOptions]) -> Response:
         """Return a whole answer.
 
         Args:
@@ -75,7 +75,7 @@ class AsyncClient(BaseClient):
         """
         return await self._call(lambda: self._generate_request(messages, options, stream=False), options)
 
-    def stream(self, messages: Messages, /, **options: Unpack[GenerateOptions]) -> StreamCall:
+    def stream(self, messages: Messages, **options: Unpack[GenerateOptions]) -> StreamCall:
         """Open a stream: ``async with client.stream(...) as response``, then iterate it.
 
         Arguments and errors as with :meth:`generate`. Once content was shown, a failure is
@@ -84,7 +84,7 @@ class AsyncClient(BaseClient):
         return StreamCall(lambda: self._call(lambda: self._generate_request(messages, options, stream=True), options))
 
     async def embed(
-        self, inputs: str | Sequence[str], /, *, dimensions: int | None = None, **options: Unpack[CallOptions]
+        self, inputs: str | Sequence[str], *, dimensions: int | None = None, **options: Unpack[CallOptions]
     ) -> Response:
         """Return one embedding for each input, in ``response.embeddings``."""
         return await self._call(lambda: self._embed_request(inputs, dimensions, options), options)
@@ -187,19 +187,19 @@ class Client(BaseClient):
             self._loop.close_at_exit(self)
         return self._loop
 
-    def generate(self, messages: Messages, /, **options: Unpack[GenerateOptions]) -> Response:
+    def generate(self, messages: Messages, **options: Unpack[GenerateOptions]) -> Response:
         """Return a whole answer; see :meth:`AsyncClient.generate`."""
         request = self._generate_request(messages, options, stream=False)
         return self._run(self._call, lambda: request, options)
 
-    def stream(self, messages: Messages, /, **options: Unpack[GenerateOptions]) -> SyncResponse:
+    def stream(self, messages: Messages, **options: Unpack[GenerateOptions]) -> SyncResponse:
         """Open a stream: ``with client.stream(...) as response``, then iterate it; see :meth:`AsyncClient.stream`."""
         request = self._generate_request(messages, options, stream=True)
         response = self._run(self._call, lambda: request, options)
         return SyncResponse(response, cast("Background", self._loop))
 
     def embed(
-        self, inputs: str | Sequence[str], /, *, dimensions: int | None = None, **options: Unpack[CallOptions]
+        self, inputs: str | Sequence[str], *, dimensions: int | None = None, **options: Unpack[CallOptions]
     ) -> Response:
         """Return one embedding for each input, in ``response.embeddings``."""
         request = self._embed_request(inputs, dimensions, options)

@@ -451,7 +451,7 @@ class BudgetExceeded(Rejected):
         resets_at: when the next period begins; None for a budget of one call.
     """
 
-    what = "the budget is used up"
+    what = "the budget has no room for the call"
 
     def __init__(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+from llmprod._validate import A_PROVIDER
 from llmprod.clock import SYSTEM_CLOCK, SYSTEM_RANDOM, Clock, Random
 from llmprod.errors import InvalidArgument
 from llmprod.mechanisms.retry_budget import RetryBudget
@@ -55,6 +56,11 @@ def standard(
     Raises:
         InvalidArgument: naming the argument.
     """
+    if isinstance(fallbacks, (str, Provider)):
+        raise InvalidArgument("fallbacks", type(fallbacks).__name__, "a list of providers")
+    for field, target in (("primary", primary), *((f"fallbacks[{at}]", other) for at, other in enumerate(fallbacks))):
+        if not isinstance(cast("object", target), Provider):
+            raise InvalidArgument(field, type(target).__name__, A_PROVIDER)
     asked, last_resort = _apart([primary, *fallbacks])
     breaker = CircuitBreaker(clock=clock, random=random)
     each = _placed(
@@ -115,7 +121,7 @@ def local_first(
         raise InvalidArgument("hosted", "nothing", "at least one provider; for an engine alone, use standard(local)")
     for place, target in enumerate(hosted):
         if not isinstance(cast("object", target), Provider):
-            raise InvalidArgument(f"hosted[{place}]", type(target).__name__, "a provider")
+            raise InvalidArgument(f"hosted[{place}]", type(target).__name__, A_PROVIDER)
     asked, last_resort = _apart([*locals_, *hosted])
     asked = asked[len(locals_) :]
     shared = [CircuitBreaker(clock=clock, random=random), timeouts or AttemptTimeout()]
@@ -179,11 +185,15 @@ def _checked(extra: Sequence[Wrapper]) -> Sequence[Wrapper]:
         raise InvalidArgument("extra", type(extra).__name__, "a list of wrappers")
     for place, item in enumerate(extra):
         if not isinstance(item, Wrapper) or isinstance(item, Stack):
-            raise InvalidArgument(f"extra[{place}]", type(item).__name__, "a wrapper such as Hedge() or RateLimit(…)")
+            raise InvalidArgument(f"extra[{place}]", _given(item), "a wrapper such as Hedge() or RateLimit(…)")
         if isinstance(item, (Deadline, Retry, CircuitBreaker, AttemptTimeout)):
             name = type(item).__name__
             raise InvalidArgument(f"extra[{place}]", name, "what the standard stack has not already; compose a Stack")
     return extra
+
+
+def _given(item: object) -> str:
+    return f"the class {item.__name__}" if isinstance(item, type) else type(item).__name__
 
 
 def _placed(wrappers: Sequence[Wrapper]) -> Stack:

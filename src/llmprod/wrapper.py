@@ -8,6 +8,7 @@ from collections.abc import Hashable, Iterator
 from enum import IntEnum
 from typing import ClassVar
 
+from llmprod._validate import A_PROVIDER
 from llmprod.context import Context
 from llmprod.errors import InvalidArgument
 from llmprod.provider import Capabilities, Provider
@@ -68,7 +69,7 @@ class Wrapper(ABC):
             InvalidArgument: ``inner`` is no provider.
         """
         if not isinstance(inner, Provider):
-            raise InvalidArgument("inner", type(inner).__name__, "a provider")
+            raise InvalidArgument("inner", type(inner).__name__, A_PROVIDER)
         return self.wrap(inner)
 
 
@@ -110,9 +111,8 @@ class Stack(Wrapper):
     def __init__(self, *wrappers: Wrapper) -> None:
         for wrapper in wrappers:
             if not isinstance(wrapper, Wrapper):
-                raise InvalidArgument(
-                    "wrappers", type(wrapper).__name__, "wrappers such as Retry() or AttemptTimeout()"
-                )
+                given = f"the class {wrapper.__name__}" if isinstance(wrapper, type) else type(wrapper).__name__
+                raise InvalidArgument("wrappers", given, "wrappers such as Retry() or AttemptTimeout()")
         self.wrappers = wrappers
         for finding in _order(
             [(wrapper.phase, _label(wrapper)) for wrapper in wrappers if not isinstance(wrapper, Stack)]
@@ -158,6 +158,12 @@ def leaves(provider: Provider) -> Iterator[Provider]:
         yield provider
     for child in children:
         yield from leaves(child)
+
+
+def caches(provider: Provider) -> bool:
+    """Tell whether a wrapper that belongs where caches stand is somewhere in a stack."""
+    wrapper = getattr(provider, "wrapper", None)
+    return (wrapper is not None and wrapper.phase is Phase.CACHE) or any(map(caches, _children(provider)))
 
 
 def deployment(provider: Provider) -> Hashable:

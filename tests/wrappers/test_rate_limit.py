@@ -557,6 +557,9 @@ async def test_cancelled_anywhere(request_):
         ({"per": ()}, "per"),
         ({"per": ("user", 3)}, "per"),
         ({"per": 5}, "per"),
+        ({"store": "redis://localhost"}, "store"),
+        ({"price": 2.5}, "price"),
+        ({"tokens": 100}, "tokens"),
     ],
 )
 def test_bad_options_are_named(options, field):

@@ -88,7 +88,8 @@ class BudgetLimit:
             raise InvalidArgument("amount", str(self.amount)[:40], "more than 0 and at most 9 million US dollars")
         if isinstance(self.per, str):
             if self.per not in PERIODS:
-                raise InvalidArgument("per", repr(self.per)[:40], f"{', '.join(PERIODS)}, or a number of seconds")
+                allowed = f"{', '.join(PERIODS)}, or a number of seconds; tags such as 'user' stand in by="
+                raise InvalidArgument("per", repr(self.per)[:40], allowed)
         else:
             _validate.seconds("per", self.per)
         by: Any = (self.by,) if isinstance(self.by, str) else self.by

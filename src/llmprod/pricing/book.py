@@ -25,6 +25,7 @@ __all__ = ["PriceBook", "Prices"]
 Prices = Literal["auto", "genai-prices", "snapshot", "none"]
 
 _KEPT = 1024
+_A_PRICE = "a Price(input=…, output=…), or a list of them"
 _log = logging.getLogger(__name__)
 
 
@@ -58,7 +59,9 @@ class PriceBook:
         if prices not in ("auto", "genai-prices", "snapshot", "none"):
             raise InvalidArgument("prices", repr(prices)[:40], "auto, genai-prices, snapshot or none")
         if prices == "genai-prices" and find_spec("genai_prices") is None:
-            raise InvalidArgument("prices", "genai-prices, which is not installed", "llmprod[prices] installed")
+            raise InvalidArgument(
+                "prices", "genai-prices, which is not installed", "pip install 'llmprod[prices]', or 'auto'"
+            )
         self._prices: Prices = prices
         self._lock = threading.Lock()
         self._loader: threading.Thread | None = None
@@ -304,9 +307,9 @@ def _checked(overrides: Any) -> dict[str, Price | tuple[Price, ...]]:
             raise InvalidArgument("overrides", f"the key {repr(name)[:40]}", "'provider:model', 'model' or a pattern")
         several = (given,) if isinstance(given, Price) else given
         if not isinstance(several, (list, tuple)) or not several:
-            raise InvalidArgument(f"overrides[{name!r}]", type(given).__name__, "a Price, or a list of them")
+            raise InvalidArgument(f"overrides[{name!r}]", type(given).__name__, _A_PRICE)
         for item in cast("Sequence[object]", several):
             if not isinstance(item, Price):
-                raise InvalidArgument(f"overrides[{name!r}]", type(item).__name__, "a Price, or a list of them")
+                raise InvalidArgument(f"overrides[{name!r}]", type(given).__name__, _A_PRICE)
         made[name.lower()] = tuple(cast("Sequence[Price]", several))
     return made

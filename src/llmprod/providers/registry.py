@@ -26,6 +26,30 @@ PREFIXES = ("openai", "openai-responses", "anthropic", "google", *_COMPATIBLE, "
 """What may stand before the colon of a model string."""
 
 
+_ELSEWHERE = {
+    "gemini": "google",
+    "claude": "anthropic",
+    "hosted_vllm": "vllm-server",
+    "azure_openai": "azure",
+    "llama.cpp": "llamacpp",
+}
+"""What other libraries call what has a prefix here."""
+
+_MAKERS = {"gpt-": "openai", "claude-": "anthropic", "gemini-": "google"}
+
+
+def _meant(model: str) -> str:
+    """What is allowed, with the string that was probably meant: ``openai/gpt-5`` is how LiteLLM says it."""
+    before, mark, rest = model.partition(":") if ":" in model.partition("/")[0] else model.partition("/")
+    prefix = _ELSEWHERE.get(before.lower(), before.lower())
+    for start, maker in _MAKERS.items():
+        if not mark and model.lower().startswith(start):
+            prefix, mark, rest = maker, ":", model
+    if mark and rest and prefix in PREFIXES:
+        return f"{f'{prefix}:{rest}'[:60]!r}, as prefix:model, with a prefix of "
+    return "prefix:model such as 'openai:gpt-5', with a prefix of "
+
+
 def from_string(
     model: str, *, api_key: Key | None = None, base_url: str | None = None, http: HTTPOptions | None = None
 ) -> Provider:
@@ -43,8 +67,7 @@ def from_string(
     """
     prefix, colon, rest = model.partition(":")
     if not colon or prefix not in PREFIXES or not rest:
-        shown = repr(model)[:60]
-        raise InvalidArgument("model", shown, "prefix:model, with a prefix of " + ", ".join(PREFIXES))
+        raise InvalidArgument("model", repr(model)[:60], _meant(model) + ", ".join(PREFIXES))
     if prefix in ("simulated", "static"):
         from llmprod.providers.simulated import Simulated
         from llmprod.providers.static import Static

@@ -33,6 +33,7 @@ from llmprod.providers._codec import Wire
 from llmprod.providers._http_provider import HTTPProvider
 from llmprod.providers._openai_profile import PROFILES
 from llmprod.providers._vllm.asgi import InMemory
+from llmprod.providers._vllm.checks import check_keywords
 from llmprod.providers._vllm.engine import Engine, EngineState
 from llmprod.providers._vllm.incarnation import Incarnation, StartTimes
 from llmprod.providers._vllm.options import EngineKeywords, EngineOptions
@@ -90,6 +91,7 @@ class VLLM(HTTPProvider, TokenMethods, ScoreMethods):
         progress: bool = True,
         **options: Unpack[EngineKeywords],
     ) -> None:
+        check_keywords(options, EngineKeywords.__annotations__)
         self.options: EngineOptions = EngineOptions(model=model, **options)
         if while_starting not in ("auto", "wait", "refuse"):
             raise InvalidArgument("while_starting", repr(while_starting)[:40], "auto, wait, refuse")

@@ -177,5 +177,5 @@ def _redis_errors(user: str) -> tuple[type[BaseException], ...]:
     try:
         from redis.exceptions import RedisError
     except ImportError:
-        raise ImportError(f"{user} needs redis: pip install llmprod[redis]") from None
+        raise ImportError(f"{user} needs redis: pip install 'llmprod[redis]'") from None
     return (RedisError, OSError, TimeoutError)

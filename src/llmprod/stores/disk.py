@@ -68,7 +68,7 @@ class DiskStore:
 
     Raises:
         InvalidArgument: naming the option that is out of range.
-        ImportError: diskcache is not installed (``pip install llmprod[disk]``).
+        ImportError: diskcache is not installed (``pip install 'llmprod[disk]'``).
     """
 
     _keeps_time: ClassVar[bool] = True  # no method of it waits for long; a cache sets it no limit
@@ -89,7 +89,7 @@ class DiskStore:
         try:
             importlib.import_module("llmprod.stores._disk_cache")
         except ModuleNotFoundError:
-            raise ImportError("DiskStore needs diskcache: pip install llmprod[disk]") from None
+            raise ImportError("DiskStore needs diskcache: pip install 'llmprod[disk]'") from None
         self.path: Path = Path(os.path.abspath(path))
         self.max_bytes = max_bytes
         self.timeout = timeout

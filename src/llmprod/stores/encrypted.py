@@ -43,7 +43,7 @@ class Encrypted:
 
     Raises:
         InvalidArgument: a key has another length, or there is none.
-        ImportError: cryptography is not installed (``pip install llmprod[encryption]``).
+        ImportError: cryptography is not installed (``pip install 'llmprod[encryption]'``).
     """
 
     def __init__(self, store: Store, *, key: bytes | Sequence[bytes]) -> None:
@@ -51,7 +51,7 @@ class Encrypted:
             from cryptography.exceptions import InvalidTag
             from cryptography.hazmat.primitives.ciphers.aead import AESGCM
         except ImportError:
-            raise ImportError("Encrypted needs cryptography: pip install llmprod[encryption]") from None
+            raise ImportError("Encrypted needs cryptography: pip install 'llmprod[encryption]'") from None
         if not isinstance(store, Store):
             raise InvalidArgument("store", type(store).__name__, "a Store")
         keys = (key,) if isinstance(key, bytes) else tuple(key)

@@ -52,7 +52,7 @@ class RedisBudgets:
 
     Raises:
         InvalidArgument: naming the option that is out of range.
-        ImportError: redis is not installed (``pip install llmprod[redis]``).
+        ImportError: redis is not installed (``pip install 'llmprod[redis]'``).
     """
 
     def __init__(

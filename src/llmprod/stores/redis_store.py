@@ -65,7 +65,7 @@ class RedisStore:
 
     Raises:
         InvalidArgument: naming the option that is out of range.
-        ImportError: redis is not installed (``pip install llmprod[redis]``).
+        ImportError: redis is not installed (``pip install 'llmprod[redis]'``).
     """
 
     _keeps_time: ClassVar[bool] = True  # no method of it waits for long; a cache sets it no limit

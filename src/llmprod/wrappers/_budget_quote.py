@@ -11,17 +11,17 @@ from typing import Any, TypeAlias, cast
 from llmprod.errors import InvalidArgument
 from llmprod.mechanisms.budget import nano
 from llmprod.mechanisms.flex import asked_tier
-from llmprod.pricing import PriceBook
+from llmprod.pricing import Price, PriceBook
 from llmprod.provider import Provider
 from llmprod.request import EmbedRequest, GenerateRequest, Request
 from llmprod.tokens import default_counter
 from llmprod.usage import Usage
 
-__all__ = ["Price", "Prices", "Quotes", "prices", "prompt_bound"]
+__all__ = ["PriceFunction", "PriceTable", "Quotes", "prices", "prompt_bound"]
 
-Price: TypeAlias = Callable[[str, str, Usage], "Decimal | None"]
+PriceFunction: TypeAlias = Callable[[str, str, Usage], "Decimal | None"]
 """Returns the US dollars that ``usage`` of a provider's model costs, or None where no price is known."""
-Prices: TypeAlias = Mapping[str, tuple[Any, ...]]
+PriceTable: TypeAlias = Mapping[str, tuple[Any, ...]]
 """US dollars a million tokens of prompt and answer, by target: ``{"openai:gpt-5-mini": ("0.25", "2")}``."""
 
 _MILLION = Decimal(10) ** 6
@@ -38,7 +38,7 @@ def prompt_bound(request: Request) -> int:
     return default_counter().estimate(request).upper_bound
 
 
-def prices(price: PriceBook | Price | Prices) -> Price:
+def prices(price: PriceBook | PriceFunction | PriceTable) -> PriceFunction:
     """Return a book or a mapping of prices as a function.
 
     Raises:
@@ -49,8 +49,8 @@ def prices(price: PriceBook | Price | Prices) -> Price:
     if callable(price):
         return price
     allowed = (
-        "a PriceBook, a function of provider, model and usage, or "
-        "{'provider:model': ('dollars a million', 'of the answer')}"
+        "a PriceBook, a function of provider, model and usage, or dollars a million tokens of prompt and answer: "
+        "{'provider:model': ('2.50', '10')}"
     )
     if not isinstance(price, Mapping) or not price:
         raise InvalidArgument("price", type(price).__name__, allowed)
@@ -59,9 +59,10 @@ def prices(price: PriceBook | Price | Prices) -> Price:
         try:
             told, answered = (Decimal(str(value)) / _MILLION for value in pair)
         except (ArithmeticError, TypeError, ValueError):
-            raise InvalidArgument("price", repr(pair)[:40], allowed) from None
+            given = type(pair).__name__ if isinstance(pair, Price) else repr(pair)[:40]
+            raise InvalidArgument(f"price[{target!r}]", given, allowed) from None
         if not (told.is_finite() and answered.is_finite() and told >= 0 and answered >= 0):
-            raise InvalidArgument("price", repr(pair)[:40], allowed)
+            raise InvalidArgument(f"price[{target!r}]", repr(pair)[:40], allowed)
         known[target] = told, answered
 
     def cost(provider: str, model: str, usage: Usage) -> Decimal | None:
@@ -85,7 +86,7 @@ class Quotes:
 
     def __init__(
         self,
-        price: Price,
+        price: PriceFunction,
         tokens: Callable[[Request], int],
         *,
         assume_output: int,

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
+from llmprod._validate import A_PROVIDER
 from llmprod.clock import SYSTEM_CLOCK, Clock
 from llmprod.context import Context
 from llmprod.decisions import LeastBadTried, TargetPaused
@@ -91,7 +92,7 @@ class Router(ABC):
             raise InvalidArgument("targets", "nothing", "at least one provider")
         for target in targets:
             if not isinstance(target, Provider):
-                raise InvalidArgument("targets", type(target).__name__, "providers")
+                raise InvalidArgument("targets", type(target).__name__, A_PROVIDER)
         self.targets: tuple[Provider, ...] = tuple(targets)
         self.classify = classify
         self._capabilities = targets[0].capabilities

@@ -29,7 +29,7 @@ from llmprod.provider import BaseProvider, Provider
 from llmprod.request import GenerateRequest, Request
 from llmprod.response import Response
 from llmprod.wrapper import Phase, WrappedProvider, Wrapper, leaves
-from llmprod.wrappers._budget_quote import Price, Prices, Quotes, prices, prompt_bound
+from llmprod.wrappers._budget_quote import PriceFunction, PriceTable, Quotes, prices, prompt_bound
 from llmprod.wrappers._budget_toll import CallToll, _unpriced
 from llmprod.wrappers._memory_budgets import MemoryBudgets
 
@@ -99,7 +99,7 @@ class Budget(Wrapper):
     def __init__(
         self,
         *limits: BudgetLimit,
-        price: PriceBook | Price | Prices | None = None,
+        price: PriceBook | PriceFunction | PriceTable | None = None,
         tokens: Callable[[Request], int] | None = None,
         store: BudgetStore | None = None,
         on_soft: OnSoft | None = None,
@@ -127,6 +127,8 @@ class Budget(Wrapper):
         _validate.whole("assume_output", assume_output, 1)
         _validate.flag("set_max_tokens", set_max_tokens)
         _validate.flag("cache_writes", cache_writes)
+        if store is not None and not callable(getattr(store, "settle", None)):
+            raise InvalidArgument("store", type(store).__name__, "a store of budgets such as RedisBudgets(…), or None")
         if unpriced not in ("refuse", "allow"):
             raise InvalidArgument("unpriced", repr(unpriced)[:40], "refuse, allow")
         if cut_streams not in ("estimate", "keep"):
@@ -134,7 +136,7 @@ class Budget(Wrapper):
         self.limits: tuple[BudgetLimit, ...] = limits
         given = PriceBook() if price is None else price
         self.book: PriceBook | None = given if isinstance(given, PriceBook) else None
-        self.price: Price = prices(given)
+        self.price: PriceFunction = prices(given)
         self.tokens: Callable[[Request], int] = tokens if tokens is not None else prompt_bound
         self.store: BudgetStore = store if store is not None else MemoryBudgets()
         self.on_soft = on_soft

@@ -86,13 +86,14 @@ class Cache(Wrapper):
         ttl: seconds that an answer counts as fresh (default 86400, a day), also where a cache with a longer one has
             stored it.
         stale_while_revalidate: seconds after that in which it is given all the same, while it is made anew in the
-            background (default 0).
-        stale_if_error: seconds after ``ttl`` in which it is given if the target is down (default 0).
+            background (RFC 5861; default 0).
+        stale_if_error: seconds after ``ttl`` in which it is given if the target is down (RFC 5861; default 0).
         negative_ttl: seconds that the provider's refusal of a request as invalid or too long is given for equal
             requests, without asking again (default 30); 0: never.
         sampled: cache requests too whose answer is drawn by chance, with neither ``temperature=0`` nor a ``seed``
             (default False). With True, equal requests get the same answer again, and share one when they come together.
-        early: how early an answer that is asked for is made anew before it expires; 1 is XFetch's optimum, 0 never.
+        early: how early an answer that is asked for is made anew before it expires; 1 (the default) is the optimum of
+            XFetch (Vattani, Chierichetti and Lowenstein, VLDB 2015), 0 never.
         scope: whose answers these are: a tag's name, several, or a function of the context. Nobody gets an answer of
             another scope. Calls without the tag share one scope (default ``"tenant"``); None: all share one. What the
             function returns must be a str.
@@ -149,6 +150,8 @@ class Cache(Wrapper):
         _validate.between("early", early, 0, 100)
         _check_scope(scope)
         _check_function("normalise", normalise)
+        if prices is not None and not callable(prices) and hasattr(prices, "cost"):
+            raise InvalidArgument("prices", type(prices).__name__, "a function such as PriceBook().cost, or None")
         _check_function("prices", prices)
         _check_function("now", now)
         _validate.labels("versions", versions or {})

@@ -85,7 +85,7 @@ class CostMeter(Wrapper):
             raise InvalidArgument("prices", type(prices).__name__, "a PriceBook, or None")
         if ledger is not None and not isinstance(ledger, Ledger):
             raise InvalidArgument("ledger", type(ledger).__name__, "a Ledger, or None")
-        told = (on_cost,) if callable(on_cost) else tuple(on_cost)
+        told = (on_cost,) if callable(on_cost) or not isinstance(on_cost, Sequence) else tuple(on_cost)
         if not all(map(callable, told)):
             raise InvalidArgument("on_cost", type(on_cost).__name__, "a function of a CostEntry, or a list of them")
         if tokens is not None and not callable(tokens):

@@ -49,8 +49,9 @@ class MaxTokens(Wrapper):
             less than the limits above; after 50 answers, and never below 256 tokens. True, False (default), or an
             :class:`AnswerLengths` with other figures.
         ceiling: no request asks for more than this, whatever its caller set (default None).
-        stop_repetition: stop a stream whose end is one short cycle repeated: True (default), False, or a
-            :class:`Repetition` options mapping such as ``{"repeats": 30}``.
+        stop_repetition: stop a stream whose end is one short cycle repeated: True (default), False, or other
+            thresholds: ``cycle``, characters of a cycle at most (400); ``repeats``, how often it must stand there in a
+            row at least (12); ``characters``, what all of that must take at least (3000).
         stop_length: stop a stream that is longer than its ``max_tokens`` for sure: by the provider's own count, or by
             more than 8 bytes a token (default True).
 

@@ -146,6 +146,12 @@ class RateLimit(Wrapper):
             if per is not None or store is not None:
                 raise InvalidArgument("limiter", "a limiter with per or store", "a limiter alone: it is one, and local")
         _check_per(per)
+        if store is not None and not callable(getattr(store, "reserve", None)):
+            raise InvalidArgument("store", type(store).__name__, "a store of limits such as RedisLimits(…), or None")
+        for field, function in (("tokens", tokens), ("price", price)):
+            if function is not None and not callable(function):
+                takes = "a request" if field == "tokens" else "request and usage"
+                raise InvalidArgument(field, type(function).__name__, f"a function of {takes}, or None")
         self.limits: Limits = (
             limiter.limits if limiter is not None else Limits(rates=tuple(rates), concurrent=concurrent)
         )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from llmprod._validate import between, flag, whole
+from llmprod._validate import between, flag, known, whole
 from llmprod.errors import InvalidArgument
 from llmprod.providers._vllm.adapters import RANKS, adapter_rank
 from llmprod.providers._vllm.files import is_path
@@ -18,7 +18,7 @@ from llmprod.providers._vllm.records import DraftModel, Eagle, Parallel, Specula
 if TYPE_CHECKING:
     from llmprod.providers._vllm.options import EngineOptions
 
-__all__ = ["check_alone", "check_names", "check_parser", "check_release", "check_together"]
+__all__ = ["check_alone", "check_keywords", "check_names", "check_parser", "check_release", "check_together"]
 
 _STRINGS = (
     "revision", "tokenizer", "quantization", "load_format", "kv_cache_dtype", "convert", "chat_template",
@@ -55,11 +55,20 @@ _SAID_OTHERWISE = {
     "served_model_name": "the model's own name, or an adapter's",
     "disable_log_stats": "the provider's own statistics",
 }
+_OF_A_CALL = (
+    "temperature", "max_tokens", "top_p", "top_k", "seed", "stop", "logprobs", "tools", "tool_choice", "output",
+)  # fmt: skip
 _ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "kv_cache_gib=…",
     "VLLM_WORKER_MULTIPROC_METHOD": "start_method=…",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "one_process=…",
 }
+
+
+def check_keywords(given: Collection[str], keywords: Collection[str]) -> None:
+    """Refuse what is no option of an engine; tell what it is called here."""
+    calls = {name: f"an option of a call: generate(…, {name}=…)" for name in _OF_A_CALL if name not in keywords}
+    known(given, keywords, {**calls, **_SAID_OTHERWISE}, "; other arguments of vLLM in engine_args={…}")
 
 
 def check_alone(options: EngineOptions) -> None:
@@ -109,12 +118,12 @@ def check_together(options: EngineOptions) -> None:
     if options.runner == "pooling":
         for name in ("speculative", "tool_call_parser", "reasoning_parser"):
             if getattr(options, name) is not None:
-                raise InvalidArgument(name, "given with runner='pooling'", "a generating model for it")
+                raise InvalidArgument(name, "a value beside runner='pooling'", "None, or runner='generate'")
     elif options.convert not in (None, "auto", "none"):
         raise InvalidArgument("convert", repr(options.convert)[:40], "runner='pooling' beside it")
     if options.gpu_memory_utilization is not None and options.kv_cache_gib is not None:
         allowed = "one of gpu_memory_utilization and kv_cache_gib"
-        raise InvalidArgument("kv_cache_gib", "given with gpu_memory_utilization", allowed)
+        raise InvalidArgument("kv_cache_gib", "a value beside gpu_memory_utilization", allowed)
     _check_batch(options)
     _check_adapters(options)
     draft, parallel = options.speculative, options.parallel
@@ -147,7 +156,7 @@ def _check_adapters(options: EngineOptions) -> None:
     if not options.loras:
         for name in ("max_loras", "max_lora_rank", "max_cpu_loras"):
             if getattr(options, name) is not None:
-                raise InvalidArgument(name, "given without adapters", "loras={name: folder} beside it")
+                raise InvalidArgument(name, "a value without adapters", "None, or loras={name: folder} beside it")
     slots = options.max_loras or len(options.loras)
     if options.max_cpu_loras is not None and options.max_cpu_loras < slots:
         raise InvalidArgument("max_cpu_loras", str(options.max_cpu_loras), f"at least max_loras ({slots})")

@@ -39,6 +39,7 @@ from llmprod.providers._vllm.progress import StartLine
 __all__ = ["Engine", "EngineState"]
 
 EngineState = Literal["cold", "starting", "ready", "dead", "failed", "stopping", "stopped"]
+"""What an engine is doing. If ``dead``, it is started again by itself; if ``failed``, by ``start()`` alone."""
 
 _LOOK = 0.2
 _EXIT_GRACE = 5.0

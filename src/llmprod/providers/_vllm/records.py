@@ -24,6 +24,9 @@ class NGram:
         tokens: tokens proposed at a time.
         lookup_max: words compared at most.
         lookup_min: and at least.
+
+    Raises:
+        InvalidArgument: naming the field.
     """
 
     tokens: int = 3
@@ -54,6 +57,9 @@ class Eagle:
         tokens: tokens proposed at a time.
         version: 1 or 3.
         tensor_parallel: GPUs that the head is split over; None: as the model.
+
+    Raises:
+        InvalidArgument: naming the field.
     """
 
     model: str
@@ -82,6 +88,9 @@ class Medusa:
     Attributes:
         model: the heads' checkpoint.
         tokens: tokens proposed at a time.
+
+    Raises:
+        InvalidArgument: naming the field.
     """
 
     model: str
@@ -106,6 +115,9 @@ class DraftModel:
         quantization: as of the engine; None: by its checkpoint.
         max_model_len: tokens that it can read; None: as the model.
         tensor_parallel: GPUs that it is split over; None: as the model.
+
+    Raises:
+        InvalidArgument: naming the field.
     """
 
     model: str
@@ -142,6 +154,9 @@ class MTP:
 
     Attributes:
         tokens: tokens proposed at a time.
+
+    Raises:
+        InvalidArgument: naming the field.
     """
 
     tokens: int = 1
@@ -169,6 +184,9 @@ class Parallel:
         expert: spread the experts of a mixture over the GPUs instead of splitting each.
         executor: ``uni`` (one process), ``mp`` (processes of this machine), ``ray`` (several machines); None: vLLM
             chooses.
+
+    Raises:
+        InvalidArgument: naming the field.
     """
 
     tensor: int = 1
@@ -200,6 +218,9 @@ class LoRA:
 
     Attributes:
         path: its folder, or its name on Hugging Face.
+
+    Raises:
+        InvalidArgument: naming the field.
     """
 
     path: str
@@ -218,6 +239,9 @@ class StructuredOutputs:
         disable_any_whitespace: allow no padding between JSON's tokens, with which a weak model can fill its answer to
             the end (needs ``xgrammar`` or ``guidance``).
         enable_in_reasoning: hold the reasoning to it as well.
+
+    Raises:
+        InvalidArgument: naming the field.
     """
 
     backend: Literal["auto", "xgrammar", "guidance", "outlines", "lm-format-enforcer"] = "xgrammar"

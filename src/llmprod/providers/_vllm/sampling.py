@@ -53,6 +53,9 @@ class Structured:
         regex: a regular expression that the whole text matches.
         choice: texts, one of which it is.
         grammar: a context-free grammar in EBNF (GBNF, as the engine's backend takes it).
+
+    Raises:
+        InvalidArgument: naming the field.
     """
 
     json_schema: Mapping[str, Any] | type[Any] | None = None
@@ -63,7 +66,11 @@ class Structured:
     def __post_init__(self) -> None:
         given = [item.name for item in fields(self) if getattr(self, item.name) is not None]
         if len(given) != 1:
-            raise InvalidArgument("structured", " and ".join(given) or "nothing", "exactly one of its fields")
+            raise InvalidArgument(
+                "structured",
+                " and ".join(given) or "nothing",
+                "exactly one of " + ", ".join(item.name for item in fields(self)),
+            )
         for name in ("regex", "grammar"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value):

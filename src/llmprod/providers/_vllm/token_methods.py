@@ -116,6 +116,8 @@ class TokenMethods(TokenBase):
         if priority and self.options.scheduling_policy != "priority":
             given = f"{priority} with scheduling_policy={self.options.scheduling_policy!r}"  # vLLM would ignore it
             raise InvalidArgument("priority", given, "0, or an engine with scheduling_policy='priority'")
+        others = "; others of vLLM's SamplingParams in extra={…}"
+        _validate.known(sampling, SamplingKeywords.__annotations__, {}, others)
         options = Sampling(**sampling)
         begin = generation(
             as_prompt(prompt),
