@@ -15,7 +15,7 @@ import sqlite3
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from llmprod.stores._disk_cache import RAW, BytesCache, connect
@@ -109,7 +109,7 @@ class Files:
         return _value(rows, at_most)
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self) -> Generator[None]:
         """Have the connection that writes for oneself; with the time to wait for other processes."""
         with self._writing:
             self.cache.wait(self._timeout)
