@@ -1,6 +1,7 @@
 """A process that uses a disk store until it is done or killed; its arguments are the folder, a name, and how often.
 
 It reads and writes the same keys as its siblings, and says what it has written, what was wrong and which leases it got.
+Now and then it deletes one of the first keys; the last ones stay.
 """
 
 import random
@@ -11,6 +12,8 @@ import anyio
 from llmprod.stores.disk import DiskStore
 
 KEYS = 20
+STAY = 10
+"""The keys from this one on are never deleted."""
 
 
 def value(key: str, by: str, size: int) -> bytes:
@@ -31,7 +34,7 @@ async def main(folder: str, name: str, rounds: int) -> None:
         key = f"key {chance.randrange(KEYS)}"
         size = chance.choice((0, 10, 1000, 5000, 40_000, 100_000))
         await store.set(key, value(key, f"{name}.{number}", size))
-        print(f"set {key}", flush=True)
+        print(f"set {number} {key}", flush=True)
         key = f"key {chance.randrange(KEYS)}"
         got = await store.get(key)
         if got is not None and not right(key, got):
@@ -39,7 +42,7 @@ async def main(folder: str, name: str, rounds: int) -> None:
         if await store.add(f"lease {number}", name.encode()):
             print(f"lease {number}", flush=True)
         if number % 10 == 9:
-            await store.delete(f"key {chance.randrange(KEYS)}")
+            await store.delete(f"key {chance.randrange(STAY)}")
     await store.aclose()
     print("done", flush=True)
 

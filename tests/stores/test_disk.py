@@ -1,5 +1,6 @@
 """The store on a disk: the contract of all, its bounds, who may read it, and what else uses the folder."""
 
+import contextlib
 import os
 import stat
 import subprocess
@@ -184,15 +185,15 @@ def test_threads_and_loops_share_it(tmp_path):
     anyio.run(store.aclose)
 
 
-async def test_while_another_process_writes_reads_do_not_wait(tmp_path):
-    store = DiskStore(tmp_path, timeout=0.2)
-    await store.set("k", b"1")
+@contextlib.contextmanager
+def held(folder):
+    """Another process has begun to write."""
     code = (
         "import sqlite3, sys; link = sqlite3.connect(sys.argv[1], isolation_level=None);"
         " link.execute('BEGIN IMMEDIATE'); print('held', flush=True); sys.stdin.read()"
     )
-    holder = subprocess.Popen(  # noqa: ASYNC220
-        [sys.executable, "-c", code, str(tmp_path / "db-1" / "cache.db")],
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(folder / "db-1" / "cache.db")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
@@ -200,17 +201,61 @@ async def test_while_another_process_writes_reads_do_not_wait(tmp_path):
     assert holder.stdin is not None
     assert holder.stdout.readline() == b"held\n"
     try:
-        assert await store.get("k") == b"1"
-        with pytest.raises(StoreUnavailable, match="another process"):
-            await store.set("k", b"2")
-        assert await store.get("k") == b"1"
+        yield
     finally:
         holder.stdin.close()
         holder.wait()
         holder.stdout.close()
+
+
+async def test_while_another_process_writes_reads_do_not_wait(tmp_path):
+    store = DiskStore(tmp_path, timeout=0.2)
+    await store.set("k", b"1")
+    with held(tmp_path):
+        assert await store.get("k") == b"1"
+        with pytest.raises(StoreUnavailable, match="another process"):
+            await store.set("k", b"2")
+        assert await store.get("k") == b"1"
     await store.set("k", b"2")
     assert await store.get("k") == b"2"
     await store.aclose()
+
+
+async def test_while_a_write_of_its_own_waits_reads_do_not(tmp_path):
+    store = DiskStore(tmp_path, timeout=120)
+    await store.set("k", b"1")
+    written = []
+
+    async def write() -> None:
+        await store.set("k", b"2")
+        written.append("k")
+
+    async with anyio.create_task_group() as group:
+        with held(tmp_path):
+            group.start_soon(write)
+            with anyio.fail_after(60):
+                while not store._open[0]._writing.locked():  # noqa: ASYNC110
+                    await anyio.sleep(0.01)
+            assert await store.get("k") == b"1"
+            assert written == []
+    assert await store.get("k") == b"2"
+    await store.aclose()
+
+
+def read_so_far() -> int:
+    with open("/proc/self/io") as told:
+        return int(told.readline().removeprefix("rchar:"))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/io"), reason="nobody counts here what is read")
+async def test_what_it_has_just_written_is_not_fetched_from_the_files_again(tmp_path, store):
+    values = {str(number): os.urandom(20_000) for number in range(50)}
+    for key, value in values.items():
+        await store.set(key, value)
+    before = read_so_far()
+    for key, value in values.items():
+        assert await store.get(key) == value
+    assert read_so_far() - before < 20_000
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

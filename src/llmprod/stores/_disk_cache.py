@@ -25,6 +25,7 @@ diskcache: Any = importlib.import_module("diskcache")
 RAW = 1
 """``mode`` of a row whose value stands in the database as it is, and ``raw`` of a key that does."""
 
+_LONGEST = 2**31 - 1  # milliseconds; beyond it SQLite would take 0
 _METADATA = ("count", "size", "hits", "misses")
 # Pages of 8 kB: an answer is on few of them, and after a write of anyone all are fetched anew. FULL hands pages back at
 # each commit, which the bound goes by. No mmap: reading a file that somebody cut short would be a SIGBUS. NORMAL in WAL
@@ -32,7 +33,7 @@ _METADATA = ("count", "size", "hits", "misses")
 _PRAGMAS = (
     "page_size = 8192",
     "auto_vacuum = 1",
-    "cache_size = -4096",
+    "cache_size = -32768",
     "journal_mode = wal",
     "journal_size_limit = 4194304",
     "mmap_size = 0",
@@ -46,7 +47,7 @@ _SETTINGS: dict[str, Any] = {
     "eviction_policy": "least-recently-stored",
     "cull_limit": 10,
     "sqlite_auto_vacuum": 1,
-    "sqlite_cache_size": -4096,
+    "sqlite_cache_size": -32768,
     "sqlite_journal_mode": "wal",
     "sqlite_mmap_size": 0,
     "sqlite_synchronous": 1,
@@ -117,6 +118,20 @@ class BytesCache(diskcache.Cache):  # type: ignore[misc]
     def sql(self, statement: str, values: tuple[object, ...]) -> sqlite3.Cursor:
         """Run a statement of ours."""
         return self._con.execute(statement, values)
+
+    def look(self, statement: str, values: tuple[object, ...]) -> list[Any]:
+        """Return the rows of a statement that reads what is committed.
+
+        Raises:
+            sqlite3.Error: as SQLite does; or the connection is closed, or a transaction that failed is still open.
+        """
+        if self._one is None or self._one.in_transaction:
+            raise sqlite3.ProgrammingError
+        return self._one.execute(statement, values).fetchall()
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long, from now on, for another process that writes."""
+        self._con.execute(f"PRAGMA busy_timeout = {min(int(seconds * 1000), _LONGEST)}").fetchall()
 
     def rollback(self) -> None:
         """Leave a transaction that failed."""

@@ -15,6 +15,7 @@ import sqlite3
 import stat
 import threading
 import time
+from collections.abc import Generator
 from pathlib import Path
 
 from llmprod.stores._disk_cache import RAW, BytesCache, connect
@@ -39,7 +40,10 @@ class Large(Exception):
 
 
 class Files:
-    """The current database of a folder, open: one connection that writes, one that reads and never waits.
+    """The current database of a folder, open: one connection that writes, one that reads meanwhile and never waits.
+
+    While nobody writes, the writing one reads too: SQLite lets go of all its pages when somebody else has written, and
+    of none after a write of its own, so that what this process has just set need not be fetched anew.
 
     Args:
         folder: the store's folder.
@@ -50,7 +54,8 @@ class Files:
 
     def __init__(self, folder: Path, number: int, timeout: float, max_bytes: int) -> None:
         self.process = os.getpid()
-        self.writing = threading.Lock()
+        self._timeout = timeout
+        self._writing = threading.Lock()
         self._reading = threading.Lock()
         self._look_at = time.monotonic() + _LOOK_EVERY
         # Whoever closes a file that SQLite has open in this process gives up SQLite's locks on it.
@@ -63,11 +68,12 @@ class Files:
             self._identity = _identity(self.path)
             self.cache = BytesCache(self.path, timeout=timeout, size_limit=max_bytes)
             try:
+                self.cache.wait(0)
                 self._reader = connect(self.path, timeout)
                 try:
                     self._reader.execute("PRAGMA query_only = 1").fetchall()
                     self._reader.execute("PRAGMA busy_timeout = 0").fetchall()
-                    self._reader.execute("PRAGMA cache_size = -32768").fetchall()  # diskcache's 32 MB, as it fills
+                    self._reader.execute("PRAGMA cache_size = -4096").fetchall()  # the next commit empties it
                 except BaseException:
                     self._reader.close()
                     raise
@@ -92,12 +98,32 @@ class Files:
             Large: it is larger than ``at_most``.
             sqlite3.Error: as SQLite does; busy is possible.
         """
-        with self._reading:
-            rows = self._reader.execute(_SELECT, (at_most, key)).fetchall()
+        if self._writing.acquire(blocking=False):
+            try:
+                rows = self.cache.look(_SELECT, (at_most, key))
+            finally:
+                self._writing.release()
+        else:
+            with self._reading:
+                rows = self._reader.execute(_SELECT, (at_most, key)).fetchall()
         return _value(rows, at_most)
 
+    @contextlib.contextmanager
+    def writing(self) -> Generator[None]:
+        """Have the connection that writes for oneself; with the time to wait for other processes."""
+        with self._writing:
+            self.cache.wait(self._timeout)
+            try:
+                yield
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    self.cache.rollback()  # a COMMIT that failed leaves it open
+                raise
+            finally:
+                self.cache.wait(0)
+
     def read_to_write(self, key: bytes) -> object:
-        """Return the row's value as the writing connection sees it; with ``writing`` held."""
+        """Return the row's value as the writing connection sees it; in ``writing``."""
         return _value(self.cache.sql(_SELECT, (2**40, key)).fetchall(), 2**40)
 
     def remove(self, key: bytes) -> None:
@@ -125,7 +151,7 @@ class Files:
             # The last connection to close a database removes its log by name, which would be another's by now.
             _not_ours_to_close.append((self.cache, self._reader))
             return
-        with self.writing:
+        with self._writing:
             self.cache.close()
         with self._reading:
             self._reader.close()

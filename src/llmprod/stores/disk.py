@@ -190,13 +190,8 @@ class DiskStore:
         for last in (False, True):
             try:
                 files = self._files()
-                with files.writing:
-                    try:
-                        result = work(files)
-                    except BaseException:
-                        with contextlib.suppress(sqlite3.Error):
-                            files.cache.rollback()  # a COMMIT that failed leaves it open
-                        raise
+                with files.writing():
+                    result = work(files)
             except Exception as error:
                 sort = "foreign" if isinstance(error, Foreign) else sort_of(error, self.path, self._number)
                 if sort == "broken" and not last and self._heal():
