@@ -377,7 +377,7 @@ def run_full(*arguments, limit=None):
 
     done = subprocess.run(
         [sys.executable, "-c", FILL, *map(str, arguments)],
-        capture_output=True, text=True, timeout=120, preexec_fn=lower if limit else None,
+        capture_output=True, text=True, timeout=240, preexec_fn=lower if limit else None,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "full" in done.stdout or "written" in done.stdout

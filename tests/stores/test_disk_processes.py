@@ -57,7 +57,7 @@ def test_killed_while_they_write(tmp_path):
         time.sleep(chance.random() * 0.15)
         for worker in workers:
             worker.kill()
-            said, errors = worker.communicate(timeout=60)
+            said, errors = worker.communicate(timeout=240)
             assert errors == ""
             assert "wrong" not in said
         # What is there is right. Now and then, on a busy machine, one of the entries that were written last is not
