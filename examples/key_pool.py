@@ -46,11 +46,11 @@ with FaultServer(by_key) as server:
         ANSWERS["key-two"] = Behaviour(error=ErrorReply(kind="authentication"))
         ask(client, "the second key has been revoked")
 
-        ANSWERS["key-one"] = Behaviour(error=ErrorReply(kind="rate_limit", retry_after=20))
+        ANSWERS["key-one"] = Behaviour(error=ErrorReply(kind="rate_limit", retry_after=300))
         ask(client, "account A has used up its quota")
         ask(client, "and is left alone, so the next call loses no time")
 
-        ANSWERS["key-three"] = Behaviour(error=ErrorReply(kind="rate_limit", retry_after=5))
+        ANSWERS["key-three"] = Behaviour(error=ErrorReply(kind="rate_limit", retry_after=120))
         ask(client, "so has account B")
 
         ANSWERS.update(dict.fromkeys(ANSWERS, Behaviour(answer=Answer(text="The account is in order again."))))

@@ -164,7 +164,7 @@ def test_a_line_tells_all_there_is():
 
 def test_nothing_is_written_to_standard_output():
     script = "from llmprod import Client\nfor _ in Client('simulated:instant').map(['x'] * 5, progress=True): pass"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=240, check=True)
     assert done.stdout == ""
     assert done.stderr.startswith("5/5 100%  ")
     assert done.stderr.count("\n") == 1

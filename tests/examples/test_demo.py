@@ -24,7 +24,7 @@ def demo(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
         env={**clean, "COLUMNS": "100", **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
 

@@ -4,6 +4,8 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -14,7 +16,8 @@ EXAMPLES = ROOT / "examples"
 PROGRAMS = sorted(EXAMPLES.glob("*.py"))
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
 NEEDS_VLLM = {"embedded_vllm"}  # of the notebooks; they are run with it (`make test-vllm`)
-TIMEOUT_S = 120
+TIMEOUT_S = 270
+AT_ONCE = 3  # they wait more than they work
 
 EXECUTE = """\
 import sys
@@ -45,16 +48,35 @@ def run(*arguments: str, cwd: Path, timeout: float = TIMEOUT_S, **more: str) -> 
     return done.stdout
 
 
+Printed = Callable[[Path], str]
+
+
+@pytest.fixture(scope="module")
+def printed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Printed]:
+    """What a program printed. All that are asked for are run from the start, several at once."""
+    wanted = [
+        item.callspec.params["path"]
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and item.function is test_program_runs
+    ]
+    pool = ThreadPoolExecutor(AT_ONCE)
+    runs: dict[Path, Future[str]] = {
+        path: pool.submit(run, "-W", "error", str(path), cwd=tmp_path_factory.mktemp(path.stem)) for path in wanted
+    }
+    yield lambda path: runs[path].result()
+    pool.shutdown(cancel_futures=True)
+
+
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
-def test_program_runs(path: Path, tmp_path: Path) -> None:
-    assert run("-W", "error", str(path), cwd=tmp_path).strip()
+def test_program_runs(path: Path, printed: Printed) -> None:
+    assert printed(path).strip()
 
 
 @pytest.mark.parametrize(
     "path", [path for path in NOTEBOOKS if path.stem not in NEEDS_VLLM], ids=lambda path: path.stem
 )
 def test_notebook_runs(path: Path, tmp_path: Path) -> None:
-    run("-c", EXECUTE, str(path), "60", cwd=tmp_path)
+    run("-c", EXECUTE, str(path), "240", cwd=tmp_path)
 
 
 @pytest.mark.vllm

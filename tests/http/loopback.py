@@ -39,7 +39,7 @@ class Conversation:
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         return False
 
-    def wait_for_close(self, seconds: float = 5.0) -> bool:
+    def wait_for_close(self, seconds: float = 60.0) -> bool:
         """Wait until the client closes; True if it did."""
         self.sock.settimeout(seconds)
         try:
@@ -87,7 +87,7 @@ class Server:
         for thread in self._threads:
             thread.join(5)
 
-    def wait_until_idle(self, seconds: float = 5.0) -> None:
+    def wait_until_idle(self, seconds: float = 60.0) -> None:
         """Wait until every connection is closed."""
         pause = threading.Event()
         for _ in range(int(seconds / 0.005)):

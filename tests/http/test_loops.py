@@ -23,7 +23,7 @@ Serve = Callable[[Answer], Server]
 
 
 async def call(http: HTTP, url: str) -> bytes:
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         return await read_all(await http.engine().post(url, [], b"{}", 5.0), 5.0)
 
 
@@ -71,7 +71,7 @@ def test_loops_side_by_side(engine: str, serve: Serve) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert failures == []
     assert server.connections == 4
     server.wait_until_idle()
@@ -128,7 +128,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_after_a_fork_the_child_is_told(engine: str) -> None:
-    done = subprocess.run([sys.executable, "-c", FORK, engine], capture_output=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", FORK, engine], capture_output=True, timeout=240, check=False)
     assert done.returncode == 7, done.stderr.decode()
 
 
@@ -151,11 +151,9 @@ async def test_at_most_so_many_idle_connections(serve: Serve) -> None:
         for _ in range(5):
             group.start_soon(call, http, server.url)
     assert await call(http, server.url) == b"ok"
-    for _ in range(400):
-        if server.open == 1:
-            break
-        await anyio.sleep(0.005)
-    assert server.open == 1
+    with anyio.fail_after(60):
+        while server.open != 1:  # noqa: ASYNC110 - a server tells no event
+            await anyio.sleep(0.005)
     await http.aclose()
 
 

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.parametrize("library", [httpx, httpx2])
 
 
 async def call(http: HTTP, url: str) -> bytes:
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         return await read_all(await http.engine().post(url, [("x-ours", "1")], b"{}", 5.0), 10.0)
 
 

@@ -45,7 +45,7 @@ async def call(options: HTTPOptions, url: str, times: int = 1) -> bytes:
     http = HTTP(options)
     got = b""
     try:
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             for _ in range(times):
                 got = await read_all(
                     await http.engine().post(url, [("authorization", "Bearer k")], b"{}" * 50_000, 5.0), 5.0

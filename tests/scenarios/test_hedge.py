@@ -25,7 +25,7 @@ def answering(text: str, first: float, gap: float = 0.01) -> Behaviour:
 
 
 def let_go(server: FaultServer) -> bool:
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     while server.in_flight and time.monotonic() < end:
         time.sleep(0.01)
     return not server.in_flight
@@ -42,8 +42,8 @@ def race(backend: str, engine: str, slow: FaultServer, quick: FaultServer, reque
         ]
         provider = Hedge(delay=0.1, budget=1.0)(Failover(*targets))
         for _ in range(calls):
-            with anyio.fail_after(20):
-                response = await provider.send(request, Context.new(seconds=15))
+            with anyio.fail_after(120):
+                response = await provider.send(request, Context.new(seconds=100))
                 assert [entry.state for entry in response.trace.attempts].count("running") == int(request.stream)
                 await response.read()
             responses.append(response)
@@ -55,13 +55,13 @@ def race(backend: str, engine: str, slow: FaultServer, quick: FaultServer, reque
 
 @pytest.mark.parametrize(("backend", "engine"), ENGINES)
 def test_the_hedges_stream_is_read_after_its_task_has_ended(backend: str, engine: str) -> None:
-    with FaultServer(answering("slow", 10)) as slow, FaultServer(answering("quick", 0.05)) as quick:
+    with FaultServer(answering("slow", 90)) as slow, FaultServer(answering("quick", 0.05)) as quick:
         for response in race(backend, engine, slow, quick, STREAM, calls=3):
             assert response.text == words(20, "quick")
             assert response.complete
             assert response.usage is not None
             assert [entry.reason for entry in response.trace.attempts] == ["lost to the hedge", None]
-            assert response.timing.ttft < 2
+            assert response.timing.ttft < 60
         assert let_go(slow)
         assert [record.outcome for record in slow.requests] == ["client_gone"] * 3
         assert [record.outcome for record in quick.requests] == ["completed"] * 3
@@ -69,7 +69,7 @@ def test_the_hedges_stream_is_read_after_its_task_has_ended(backend: str, engine
 
 @pytest.mark.parametrize(("backend", "engine"), ENGINES)
 def test_the_primarys_stream_goes_on_when_the_hedge_is_cancelled(backend: str, engine: str) -> None:
-    with FaultServer(answering("slow", 0.3)) as slow, FaultServer(answering("quick", 10)) as quick:
+    with FaultServer(answering("slow", 0.5)) as slow, FaultServer(answering("quick", 90)) as quick:
         for response in race(backend, engine, slow, quick, STREAM, calls=2):
             assert response.text == words(20, "slow")
             assert [entry.reason for entry in response.trace.attempts] == [None, "lost to the primary"]
@@ -80,7 +80,7 @@ def test_the_primarys_stream_goes_on_when_the_hedge_is_cancelled(backend: str, e
 
 @pytest.mark.parametrize(("backend", "engine"), ENGINES)
 def test_whole_answers(backend: str, engine: str) -> None:
-    with FaultServer(answering("slow", 10)) as slow, FaultServer(answering("quick", 0.05, 0)) as quick:
+    with FaultServer(answering("slow", 90)) as slow, FaultServer(answering("quick", 0.05, 0)) as quick:
         for response in race(backend, engine, slow, quick, WHOLE, calls=2):
             assert response.text == words(20, "quick")
             lost = response.trace.attempts[0].usage
@@ -90,7 +90,7 @@ def test_whole_answers(backend: str, engine: str) -> None:
 
 @pytest.mark.parametrize(("backend", "engine"), ENGINES)
 def test_embeddings(backend: str, engine: str) -> None:
-    with FaultServer(Behaviour(first_token_delay=10)) as slow, FaultServer() as quick:
+    with FaultServer(Behaviour(first_token_delay=90)) as slow, FaultServer() as quick:
         (response,) = race(backend, engine, slow, quick, EmbedRequest(inputs=("Hi",)))
         assert len(response.embeddings) == 1
         assert response.provider == "openai:1"

@@ -85,8 +85,8 @@ def continuing(answer: Answer = PACE.answer) -> Callable[[RequestRecord], Behavi
     return behave
 
 
-def stack(resume: Resume, *targets: Any) -> AsyncClient:
-    limited = [AttemptTimeout(idle=0.3)(target) for target in targets]
+def stack(resume: Resume, *targets: Any, idle: float = 60) -> AsyncClient:
+    limited = [AttemptTimeout(idle=idle)(target) for target in targets]
     return AsyncClient(Stack(resume, Retry(2))(Failover(*limited)))
 
 
@@ -94,7 +94,8 @@ def stack(resume: Resume, *targets: Any) -> AsyncClient:
 @pytest.mark.parametrize("api", APIS)
 async def test_text_is_continued_by_the_fallback(api: str, fault: str) -> None:
     with FaultServer(FAULTS[fault]) as bad, FaultServer(continuing()) as good:
-        client = stack(Resume(ContinueText()), APIS[api](bad.url), APIS[api](good.url))
+        idle = 1.5 if fault == "stall" else 60
+        client = stack(Resume(ContinueText()), APIS[api](bad.url), APIS[api](good.url), idle=idle)
         async with client.stream("Say twelve words.", system="Be brief.", max_tokens=50) as response:
             events = [event async for event in response]
         await client.aclose()
@@ -190,8 +191,8 @@ async def test_a_break_among_held_words_is_invisible(api: str) -> None:
 
 @pytest.mark.parametrize("api", APIS)
 async def test_a_crawl_is_left_before_it_is_seen(api: str) -> None:
-    with FaultServer(replace(PACE, token_delay=0.5)) as bad, FaultServer(continuing()) as good:
-        guard = ThroughputGuard(characters_per_second=50, over=1)
+    with FaultServer(replace(PACE, token_delay=0.7)) as bad, FaultServer(continuing()) as good:
+        guard = ThroughputGuard(characters_per_second=20, over=2)
         targets = [guard(AttemptTimeout()(APIS[api](url))) for url in (bad.url, good.url)]
         async with AsyncClient(Retry(2)(Failover(*targets))) as client, client.stream("Say twelve words.") as response:
             await response.read()

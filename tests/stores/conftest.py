@@ -40,7 +40,7 @@ class Server:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while not self._answers():
             assert self.process.poll() is None, "the server did not start"
             assert time.monotonic() < until, "the server does not answer"

@@ -167,11 +167,13 @@ def shared(place: tuple[str, str], **options: Any) -> Any:
 async def test_what_nobody_ends_lapses_and_a_late_settlement_corrects_it(place, lapsed, then):
     one, other = shared(place, lease=0.3, lapsed=lapsed), shared(place, lapsed=lapsed)
     account = bound(LIMITS[0])
+    started = time.time()
     late = await one.reserve([account], 600)
-    await anyio.sleep(0.1)
-    assert await stands(other, account) == [(0, 600)]
-    await anyio.sleep(0.4)
-    assert await stands(other, account) == [(then, 0)]
+    with anyio.fail_after(60):
+        while (there := await stands(other, account)) == [(0, 600)]:  # noqa: ASYNC110 - a server tells no event
+            await anyio.sleep(0.02)
+    assert there == [(then, 0)]
+    assert time.time() - started >= 0.3, "before its lease was over"
     one.settle(late, 250)
     await one.flush()
     assert await stands(other, account) == [(250, 0)]
@@ -188,7 +190,7 @@ async def test_a_cancelled_reservation_is_given_back(place):
             store.cancel(got)
     await store.flush()
     other = shared(place)
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while await stands(other, account) != [(0, 0)]:  # noqa: ASYNC110 - a server tells no event
             await anyio.sleep(0.02)
     await store.aclose()
@@ -280,7 +282,7 @@ async def test_two_hundred_callers_in_four_processes_spend_no_more_than_the_limi
 
 @pytest.mark.slow
 async def test_killed_at_any_point_it_loses_and_doubles_nothing_beyond_its_reservations(workers, place):
-    amount, lease = 60_000, 4.0
+    amount, lease = 1_000_000, 4.0  # more than they can spend, however long they are let live
     team = workers(amount, lease)
     chance = random.Random(7)
     killed = 0
@@ -290,7 +292,7 @@ async def test_killed_at_any_point_it_loses_and_doubles_nothing_beyond_its_reser
             assert worker.stdout is not None
             await anyio.to_thread.run_sync(worker.stdout.readline)
         before = team.billed()
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             while team.billed() == before:  # a busy machine is slow to begin  # noqa: ASYNC110
                 await anyio.sleep(0.01)
         await anyio.sleep(chance.random() * 0.3)
@@ -304,7 +306,7 @@ async def test_killed_at_any_point_it_loses_and_doubles_nothing_beyond_its_reser
     (before,) = await kept.spent([whole(amount)])
     assert before.spent + before.reserved <= amount * 1000
     assert before.reserved <= killed * 10 * RESERVED * 1000
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         while True:
             (after,) = await kept.spent([whole(amount)])
             if not after.reserved:

@@ -15,7 +15,7 @@ def start(where: str, lease: float, seconds: float) -> "subprocess.Popen[str]":
 
 
 def last(worker: "subprocess.Popen[str]") -> list[str]:
-    said, _ = worker.communicate(timeout=120)
+    said, _ = worker.communicate(timeout=240)
     assert worker.returncode == 0
     return said.splitlines()[-1].split()
 

@@ -288,7 +288,7 @@ async def main():
     await store.aclose()
 anyio.run(main)
 """
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(tmp_path)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(tmp_path)], check=True, timeout=240)
 
 
 async def test_a_folder_removed_while_in_use_is_begun_again(tmp_path):
@@ -299,7 +299,7 @@ async def test_a_folder_removed_while_in_use_is_begun_again(tmp_path):
     assert await second.get("k") == b"1"
     shutil.rmtree(tmp_path / "s")
     await first.set("a", b"1")
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while await second.get("a") is None:
         assert time.monotonic() < end, "the other one still reads what was removed"
         await anyio.sleep(0.05)
@@ -317,7 +317,7 @@ async def test_left_open_it_is_closed_with_the_object(tmp_path):
     await store.set("k", b"1")
     assert (tmp_path / "db-1" / "cache.db-wal").exists()
     del store
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     while (tmp_path / "db-1" / "cache.db-wal").exists():  # a worker thread may hold the last work for a moment
         assert time.monotonic() < end
         await anyio.sleep(0.01)

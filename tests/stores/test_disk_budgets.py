@@ -143,7 +143,7 @@ def test_a_forked_child_goes_on_by_itself(tmp_path):
     answer = forking.SimpleQueue()
     child = forking.Process(target=_in_a_child, args=("x", store, answer))
     child.start()
-    child.join(30)
+    child.join(120)
     assert child.exitcode == 0
 
     async def after() -> None:

@@ -56,7 +56,7 @@ class TestEncryptedRedis(StoreConformance):
         pytest.importorskip("redis")
         from llmprod.stores.redis_store import RedisStore
 
-        made = Encrypted(RedisStore(server.url, timeout=5), key=OLD)
+        made = Encrypted(RedisStore(server.url, timeout=20), key=OLD)
         yield made
         await made.aclose()
 

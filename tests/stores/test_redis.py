@@ -54,14 +54,14 @@ async def left(store: RedisLimits, of: Limits = PLAIN) -> list[float]:
 
 @pytest.fixture
 async def store(server: Server):
-    made = RedisLimits(server.url)
+    made = RedisLimits(server.url, timeout=10)
     yield made
     await made.aclose()
 
 
 @pytest.fixture
 async def other(server: Server):
-    made = RedisLimits(server.url)
+    made = RedisLimits(server.url, timeout=10)
     yield made
     await made.aclose()
 
@@ -86,8 +86,8 @@ async def test_waiting_as_told_is_enough(store):
     quick = limits(Limit(dimension="requests", amount=600, burst=1))
     await take(store, "k", quick, requests=1)
     for _ in range(3):
-        got = await reserve(store, "k", quick, requests=1)
-        assert isinstance(got, Shortage)
+        while not isinstance(got := await reserve(store, "k", quick, requests=1), Shortage):
+            pass  # a slow machine: in the meantime one had come back
         await anyio.sleep(got.seconds)
         await take(store, "k", quick, requests=1)
 
@@ -119,12 +119,16 @@ async def test_refunds_never_lift_it_above_the_burst(store):
 
 async def test_a_pause_is_for_everybody_and_begins_with_nothing(store, other):
     hourly = limits(Limit(dimension="requests", amount=10, period=3600.0))
-    store.throttled("k", hourly, 0.3)
+    store.throttled("long", hourly, 100)
+    store.throttled("short", hourly, 0.3)
     await store.flush()
-    got = await reserve(other, "k", hourly, requests=1)
-    assert got == Shortage("paused", pytest.approx(0.3, abs=0.1))
-    await anyio.sleep(0.4)
-    assert (await reserve(other, "k", hourly, requests=1)).dimension == "requests/3600s"
+    got = await reserve(other, "long", hourly, requests=1)
+    assert got == Shortage("paused", pytest.approx(100, abs=30))
+    with anyio.fail_after(60):
+        while (got := await reserve(other, "short", hourly, requests=1)).dimension == "paused":
+            assert got.seconds <= 0.3
+            await anyio.sleep(got.seconds)
+    assert got.dimension == "requests/3600s"
 
 
 async def test_calibration_is_for_everybody_and_counts_once(store, other):
@@ -197,14 +201,15 @@ async def test_places_are_shared_and_given_back_once(store, other):
 
 
 async def test_a_process_that_dies_gives_its_places_back(server, other):
-    dying = RedisLimits(server.url, lease=0.5)
+    dying = RedisLimits(server.url, timeout=10, lease=1.5)
     await take(dying, "k", TWO)
     await take(dying, "k", TWO)
     assert await reserve(other, "k", TWO) == Shortage("concurrent", None)
     dying._outbox.errands.clear()
     await dying.aclose()
-    await anyio.sleep(0.6)
-    await take(other, "k", TWO)
+    with anyio.fail_after(60):
+        while isinstance(await reserve(other, "k", TWO), Shortage):  # noqa: ASYNC110
+            await anyio.sleep(0.05)
 
 
 async def test_cancelled_while_it_asks_it_takes_nothing(server):
@@ -227,7 +232,7 @@ async def test_cancelled_while_it_asks_it_takes_nothing(server):
 # ---- lost and back --------------------------------------------------------------------------------------------------
 
 
-async def until_back(store: RedisLimits, seconds: float = 20.0) -> None:
+async def until_back(store: RedisLimits, seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while store.lost:
         assert time.monotonic() < end, "it did not come back"
@@ -256,16 +261,19 @@ async def test_lost_it_goes_on_with_its_share_and_comes_back(server, store, othe
 
 
 async def test_no_burst_is_let_loose_when_it_is_lost_nor_when_it_is_back(server, store):
-    paced = limits(Limit(dimension="requests", amount=60, burst=5), Limit(dimension="tokens", amount=60))
+    # one in a hundred seconds
+    paced = limits(
+        Limit(dimension="requests", amount=60, period=6000, burst=5), Limit(dimension="tokens", amount=60, period=6000)
+    )
     await take(store, "k", paced, requests=1)
     server.kill()
     lost = await reserve(store, "k", paced, requests=1)
-    assert lost == Shortage("requests", pytest.approx(1, abs=0.2))
+    assert lost == Shortage("requests/6000s", pytest.approx(100, abs=30))
     await take(store, "k", paced, tokens=20)  # a quota's whole allowance is there
     server.start()
     await until_back(store)
     back = await reserve(store, "k", paced, requests=1)
-    assert back == Shortage("requests", pytest.approx(1, abs=0.3))
+    assert back == Shortage("requests/6000s", pytest.approx(100, abs=30))
     await take(store, "k", paced, tokens=60)
 
 
@@ -285,7 +293,7 @@ async def test_what_was_said_of_the_lost_memory_corrects_no_other(server, store)
 
 
 async def test_the_share_may_be_told(server):
-    store = RedisLimits(server.url, processes=5)
+    store = RedisLimits(server.url, timeout=10, processes=5)
     server.kill()
     for _ in range(2):
         await take(store, requests=1)
@@ -296,13 +304,13 @@ async def test_the_share_may_be_told(server):
 
 
 async def test_lost_it_may_refuse(server):
-    store = RedisLimits(server.url, when_lost="refuse")
+    store = RedisLimits(server.url, timeout=10, when_lost="refuse")
     server.kill()
     with pytest.raises(RateLimitExceeded) as caught:
         await reserve(store, requests=1)
     assert caught.value.dimension == "store"
     server.start()
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while store.lost:
         assert time.monotonic() < end
         with pytest.raises(RateLimitExceeded):
@@ -313,14 +321,14 @@ async def test_lost_it_may_refuse(server):
 
 
 async def test_a_server_that_hangs_costs_one_timeout_not_one_a_call(server):
-    store = RedisLimits(server.url, timeout=0.3)
+    store = RedisLimits(server.url, timeout=1)
     await take(store, requests=1)
     server.process.send_signal(signal.SIGSTOP)
     try:
         started = time.monotonic()
-        for _ in range(5):
+        for _ in range(30):
             await reserve(store, requests=1)
-        assert 0.25 < time.monotonic() - started < 1.0
+        assert 0.9 < time.monotonic() - started < 15
         assert store.lost
     finally:
         server.process.send_signal(signal.SIGCONT)
@@ -331,7 +339,7 @@ async def test_a_server_that_hangs_costs_one_timeout_not_one_a_call(server):
 
 
 async def test_what_cannot_be_told_is_bounded(server):
-    store = RedisLimits(server.url)
+    store = RedisLimits(server.url, timeout=10)
     await take(store, requests=1)
     server.kill()
     await reserve(store, requests=1)
@@ -367,12 +375,12 @@ async def test_two_processes_keep_one_pace(store, other):
         for stack in stacks * 3:
             tasks.start_soon(several, stack)
     # 60 calls at 20 a second; each at a pace of its own, they would be over in half the time
-    assert 2.8 < time.monotonic() - started < 12
+    assert 2.8 < time.monotonic() - started < 60
 
 
 @pytest.mark.parametrize("options", [{}, {"at_most_waiting": 0}, {"wait_at_most": 0.3}])
 async def test_standing_in_line_to_ask_is_no_waiting(store, options):
-    limit = RateLimit(requests_per_minute=5, burst=60, store=store, **{"wait_at_most": 0, **options})
+    limit = RateLimit(requests_per_day=5, store=store, **{"wait_at_most": 0, **options})
     stack = limit(Scripted(then="Hi"))
     ends = []
 
@@ -381,7 +389,7 @@ async def test_standing_in_line_to_ask_is_no_waiting(store, options):
             await call(stack)
             ends.append("served")
         except RateLimitExceeded as error:
-            ends.append(error.dimension)
+            ends.append(error.dimension.partition("/")[0])
 
     started = time.monotonic()
     for number in (4, 10):
@@ -389,7 +397,7 @@ async def test_standing_in_line_to_ask_is_no_waiting(store, options):
             for _ in range(number):
                 tasks.start_soon(one)
     assert sorted(ends) == ["requests"] * 9 + ["served"] * 5
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 300  # one is given back after 17,280
 
 
 async def test_usage_is_settled_in_the_server(store):
@@ -402,13 +410,13 @@ async def test_usage_is_settled_in_the_server(store):
 
 
 async def test_a_deadline_is_kept_over_the_store(store):
-    stack = RateLimit(requests_per_minute=6, burst=1, store=store)(Scripted(then="Hi"))
+    stack = RateLimit(requests_per_minute=0.6, burst=10, store=store)(Scripted(then="Hi"))
     await call(stack)
     started = time.monotonic()
     with pytest.raises(RateLimitExceeded) as caught:
-        await call(stack, seconds=3)
-    assert time.monotonic() - started < 0.5
-    assert caught.value.retry_after == pytest.approx(10, abs=0.5)
+        await call(stack, seconds=80)
+    assert time.monotonic() - started < 40
+    assert caught.value.retry_after == pytest.approx(100, abs=15)
 
 
 async def test_losing_and_finding_the_store_is_told(server, store):
@@ -424,7 +432,7 @@ async def test_losing_and_finding_the_store_is_told(server, store):
 
 
 async def test_lost_and_refusing_is_a_local_refusal(server):
-    store = RedisLimits(server.url, when_lost="refuse")
+    store = RedisLimits(server.url, timeout=10, when_lost="refuse")
     server.kill()
     stack = RateLimit(requests_per_minute=6000, store=store)(Scripted(then="Hi"))
     with pytest.raises(RateLimitExceeded) as caught:
@@ -439,7 +447,7 @@ async def test_lost_and_refusing_is_a_local_refusal(server):
 
 def test_on_trio_it_says_so(server):
     async def main():
-        stack = RateLimit(requests_per_minute=60, store=RedisLimits(server.url))(Scripted("Hi"))
+        stack = RateLimit(requests_per_minute=60, store=RedisLimits(server.url, timeout=10))(Scripted("Hi"))
         with pytest.raises(InvalidArgument, match="asyncio"):
             await call(stack)
         await stack.aclose()
@@ -448,7 +456,7 @@ def test_on_trio_it_says_so(server):
 
 
 def test_one_event_loop_after_another(server):
-    store = RedisLimits(server.url)
+    store = RedisLimits(server.url, timeout=10)
 
     async def main():
         await take(store, requests=1)

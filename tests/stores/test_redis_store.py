@@ -33,13 +33,13 @@ async def other(server):
 class TestRedisStore(StoreConformance):
     @pytest.fixture
     async def store(self, server):
-        made = RedisStore(server.url, timeout=5)
+        made = RedisStore(server.url, timeout=20)
         yield made
         await made.aclose()
 
     @pytest.fixture
     async def other(self, server):
-        made = RedisStore(server.url, timeout=5)
+        made = RedisStore(server.url, timeout=20)
         yield made
         await made.aclose()
 
@@ -48,7 +48,7 @@ class TestRedisStoreOnAClientOfTheApplication(StoreConformance):
     @pytest.fixture
     async def store(self, server):
         client = redis.asyncio.Redis(unix_socket_path=str(server.path), decode_responses=True)
-        yield RedisStore(client, prefix="a*[b]", timeout=5)
+        yield RedisStore(client, prefix="a*[b]", timeout=20)
         assert await client.ping(), "the client was not ours to close"
         await client.aclose()
 
@@ -104,7 +104,7 @@ async def test_a_full_server_is_unavailable_and_not_lost(server, store, caplog):
 
 
 async def test_no_more_connections_than_it_may_have(server):
-    store = RedisStore(server.url, at_once=3, timeout=5)
+    store = RedisStore(server.url, at_once=3, timeout=20)
     async with anyio.create_task_group() as tasks:
         for number in range(200):
             tasks.start_soon(store.set, str(number), b"x" * 1000)
@@ -118,7 +118,7 @@ async def test_no_more_connections_than_it_may_have(server):
 # ---- lost and back --------------------------------------------------------------------------------------------------
 
 
-async def until_back(store, seconds=20.0):
+async def until_back(store, seconds=60.0):
     end = time.monotonic() + seconds
     while store.lost:
         assert time.monotonic() < end, "it did not come back"
@@ -169,7 +169,7 @@ async def test_stopped_and_started_again_while_in_use(server, store, caplog):
 
 
 async def test_a_server_that_hangs_costs_one_timeout_not_one_a_call(server):
-    store = RedisStore(server.url, timeout=0.3)
+    store = RedisStore(server.url, timeout=1)
     await store.set("k", b"1")
     server.process.send_signal(signal.SIGSTOP)
     try:
@@ -188,7 +188,7 @@ async def test_a_server_that_hangs_costs_one_timeout_not_one_a_call(server):
                 tasks.start_soon(ask)
         assert refused == 500
         # One timeout, where one after the other, 32 at once, would be sixteen.
-        assert 0.25 < time.monotonic() - started < 3.0
+        assert 0.9 < time.monotonic() - started < 10
     finally:
         server.process.send_signal(signal.SIGCONT)
     await until_back(store)
@@ -208,15 +208,15 @@ async def test_one_probe_at_a_time(server, store):
         await probe()
 
     store._link._probe = counted
-    end = time.monotonic() + 1.2
+    started = time.monotonic()
     asked = 0
-    while time.monotonic() < end:
+    while time.monotonic() < started + 1.2 or asked < 100:
         with pytest.raises(StoreUnavailable):
             await store.get("k")
         asked += 1
         await asyncio.sleep(0.002)
-    assert 1 <= probes <= 2
-    assert asked > 20 * probes
+    # The first after half a second, the others no sooner after the one before.
+    assert 1 <= probes <= (time.monotonic() - started) / 0.5
     server.start()
     await until_back(store)
 

@@ -1,5 +1,6 @@
 """FaultProxy: each fault over real sockets, in front of the fault server and of a plain one, with real clients."""
 
+import functools
 import itertools
 import random
 import socket
@@ -58,8 +59,8 @@ class Bytes:
 
 
 def connect(proxy) -> socket.socket:
-    sock = socket.create_connection(("127.0.0.1", proxy.port), timeout=5)
-    sock.settimeout(5)
+    sock = socket.create_connection(("127.0.0.1", proxy.port), timeout=60)
+    sock.settimeout(60)
     return sock
 
 
@@ -74,10 +75,20 @@ def read_all(sock) -> tuple[bytes, str]:
 
 
 def until(condition):
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end, "it did not come to pass"
         time.sleep(0.002)
+
+
+def timely(test):
+    """Let a busy machine be late: of ten runs of ``test``, which tells whether it was in time, one has to be."""
+
+    @functools.wraps(test)
+    def run():
+        assert any(test() for _ in range(10)), "it was never in time"
+
+    return run
 
 
 # ---- each fault ------------------------------------------------------------------------------------------------------
@@ -139,17 +150,20 @@ def test_upstream_is_the_other_way():
         assert (server.read, server.ends) == ([b"abc"], ["eof"])
 
 
+@timely
 def test_stall_then_on():
     toxics = Toxics(stall_after=300, stall_for=0.3)
+    started = time.monotonic()
     with Bytes() as server, FaultProxy(server.address, downstream=toxics) as proxy, connect(proxy) as sock:
         got = b""
         while len(got) < 300:
             got += sock.recv(65536)
-        started = time.monotonic()
-        assert len(got) == 300
+        assert len(got) == 300 or time.monotonic() - started > 0.3
         while len(got) < 1000:
             got += sock.recv(65536)
-        assert 0.2 < time.monotonic() - started < 3
+        took = time.monotonic() - started
+        assert took > 0.3
+    return took < 1
 
 
 def test_a_stall_for_ever_is_lifted_by_a_change():
@@ -158,12 +172,13 @@ def test_a_stall_for_ever_is_lifted_by_a_change():
             sock.settimeout(0.1)
             with pytest.raises(TimeoutError):
                 sock.recv(1)
-            sock.settimeout(5)
+            sock.settimeout(60)
             proxy.healthy()
             sock.shutdown(socket.SHUT_WR)
             assert read_all(sock) == (TEXT, "eof")
 
 
+@timely
 def test_latency_is_of_each_piece_and_not_added_up():
     with Bytes(b"", echo=True) as server, FaultProxy(server.address, downstream=Toxics(latency=0.2)) as proxy:
         with connect(proxy) as sock:
@@ -174,9 +189,12 @@ def test_latency_is_of_each_piece_and_not_added_up():
             got = b""
             while len(got) < 10:
                 got += sock.recv(10)
-            assert 0.2 < time.monotonic() - started < 1.5  # not 10 * 0.2
+            took = time.monotonic() - started
+            assert took > 0.2
+    return took < 1  # not 10 * 0.2
 
 
+@timely
 def test_jitter_is_drawn_from_the_seed():
     toxics, delays = Toxics(latency=0.1, jitter=0.1), []
     with Bytes(b"", echo=True) as server, FaultProxy(server.address, downstream=toxics, seed=7) as proxy:
@@ -190,30 +208,39 @@ def test_jitter_is_drawn_from_the_seed():
     chance.random()  # whether the connection is spared
     drawn = [0.1 + chance.uniform(-1, 1) * 0.1 for _ in delays]
     assert max(drawn) > 0.1 > min(drawn)
-    assert all(least - 0.01 < delay < least + 0.5 for least, delay in zip(drawn, delays, strict=True))
+    assert all(least - 0.01 < delay for least, delay in zip(drawn, delays, strict=True))
+    return all(delay < least + 0.06 for least, delay in zip(drawn, delays, strict=True))
 
 
+@timely
 def test_bandwidth():
     with Bytes() as server, FaultProxy(server.address, downstream=Toxics(bandwidth=4000)) as proxy:
+        started = time.monotonic()
         with connect(proxy) as sock:
-            started = time.monotonic()
             sock.shutdown(socket.SHUT_WR)
             assert read_all(sock) == (TEXT, "eof")
-            assert 0.2 < time.monotonic() - started < 2
+            took = time.monotonic() - started
+            assert took > 0.2
+    return took < 1
 
 
-def test_slices_and_drip():
-    with Bytes(TEXT[:40]) as server, FaultProxy(server.address) as proxy:
-        proxy.downstream = Toxics(slice=10, slice_variation=5, slice_gap=0.02)
+@timely
+def test_slices():
+    toxics = Toxics(slice=10, slice_variation=5, slice_gap=0.05)
+    with Bytes(TEXT[:40]) as server, FaultProxy(server.address, downstream=toxics) as proxy:
         sizes = []
         with connect(proxy) as sock:
             while sum(sizes) < 40:
                 sizes.append(len(sock.recv(100)))
-        assert len(sizes) > 2
-        assert all(5 <= size <= 15 for size in sizes[:-1])
-        proxy.downstream = Toxics(slice=1, slice_gap=0.01)
+    # Read late, two of them come as one.
+    return len(sizes) > 2 and all(5 <= size <= 15 for size in sizes[:-1])
+
+
+def test_drip():
+    toxics = Toxics(slice=1, slice_gap=0.01)
+    with Bytes(TEXT[:40]) as server, FaultProxy(server.address, downstream=toxics) as proxy:
+        started = time.monotonic()
         with connect(proxy) as sock:
-            started = time.monotonic()
             sock.shutdown(socket.SHUT_WR)
             assert read_all(sock) == (TEXT[:40], "eof")
             assert time.monotonic() - started > 0.35
@@ -222,8 +249,8 @@ def test_slices_and_drip():
 def test_slow_close():
     with Bytes() as server, FaultProxy(server.address, upstream=Toxics(slow_close=0.3)) as proxy:
         with connect(proxy) as sock:
-            sock.shutdown(socket.SHUT_WR)
             started = time.monotonic()
+            sock.shutdown(socket.SHUT_WR)
             assert read_all(sock) == (TEXT, "eof")
             assert time.monotonic() - started > 0.25
         assert server.ends == ["eof"]
@@ -321,7 +348,7 @@ async def test_in_the_running_loop_on_either_backend():
                 await client.post("/v1/chat/completions", json=ask)
             proxy.up()
             assert (await client.post("/v1/chat/completions", json=ask)).status_code == 200
-            with anyio.fail_after(5):
+            with anyio.fail_after(60):
                 proxy.downstream = Toxics(stall_after=0)
                 with anyio.move_on_after(0.1):
                     await client.post("/v1/chat/completions", json=ask)

@@ -31,9 +31,9 @@ def ask(client: httpx.Client, model: str = "m", path: str = CHAT, **fields: obje
 
 
 def eventually(condition) -> None:
-    until = time.monotonic() + 5
+    until = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < until, "did not come true within 5 s"
+        assert time.monotonic() < until, "did not come true within a minute"
         time.sleep(0.002)
 
 
@@ -122,8 +122,8 @@ def test_a_record_tells_what_was_asked_and_what_came_of_it(server, client):
 def test_requests_in_flight_and_clients_that_leave(server, client):
     server.behave(Behaviour(connection="silence"))
     with pytest.raises(httpx.ReadTimeout):
-        client.post(CHAT, json={}, timeout=httpx.Timeout(5, read=0.05))
-    eventually(lambda: server.in_flight == 0)
+        client.post(CHAT, json={}, timeout=httpx.Timeout(5, read=0.1))
+    eventually(lambda: server.requests and server.in_flight == 0)
     (record,) = server.requests
     assert (record.outcome, record.status) == ("client_gone", None)
 
@@ -311,4 +311,4 @@ def test_it_runs_by_hand_in_a_process_of_its_own(how):
             process.stdin.close()
         else:
             process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=60) == 0

@@ -33,18 +33,20 @@ STREAMS = [CHAT, RESPONSES, MESSAGES, GEMINI]
 
 
 def open_raw(server: FaultServer, path: str = CHAT, *, stream: bool = True) -> socket.socket:
-    raw = socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=5)
+    raw = socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=60)
     body = json.dumps({"model": "m", "stream": stream}).encode()
     raw.sendall(b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (path.encode(), len(body), body))
     return raw
 
 
-def wire(behaviour: Behaviour, path: str = CHAT, *, stream: bool = True, patience: float = 5) -> tuple[bytes, str]:
-    """All bytes up to the connection's end, and how it ended; 'open' if nothing more comes for so long."""
+def wire(
+    behaviour: Behaviour, path: str = CHAT, *, stream: bool = True, shown: bytes | None = None
+) -> tuple[bytes, str]:
+    """All bytes up to the connection's end, and how it ended; 'open' if nothing more comes after ``shown``."""
     with FaultServer(behaviour) as server, open_raw(server, path, stream=stream) as raw:
-        raw.settimeout(patience)
         received = b""
         while True:
+            raw.settimeout(0.2 if shown is not None and shown in received else 60)
             try:
                 piece = raw.recv(65536)
             except ConnectionResetError:
@@ -95,9 +97,9 @@ def test_cut_cleanly_without_a_finish_keeps_the_connection():
 
 
 def test_cut_and_left_open():
-    received, ending = wire(Behaviour(cut=Cut(after=1, how="open")), patience=0.2)
+    received, ending = wire(Behaviour(cut=Cut(after=1, how="open")), shown=b"All")
     assert ending == "open"
-    assert b"All" in received
+    assert b"quiet" not in received
 
 
 @pytest.mark.parametrize(("how", "ending"), [("reset", "reset"), ("close", "fin")])
@@ -118,8 +120,8 @@ def test_a_whole_body_cut_cleanly_is_half_an_object():
 @pytest.mark.parametrize(("connection", "ending"), [("reset", "reset"), ("close", "fin"), ("silence", "open")])
 @pytest.mark.parametrize("stream", [True, False])
 def test_no_answer(connection, ending, stream):
-    patience = 0.2 if ending == "open" else 5
-    assert wire(Behaviour(connection=connection), stream=stream, patience=patience) == (b"", ending)
+    shown = b"" if ending == "open" else None
+    assert wire(Behaviour(connection=connection), stream=stream, shown=shown) == (b"", ending)
 
 
 # Ends
@@ -133,9 +135,8 @@ def test_no_done_but_a_proper_end():
 
 
 def test_no_done_and_the_connection_left_open():
-    received, ending = wire(Behaviour(done=False, end="open"), patience=0.2)
+    received, ending = wire(Behaviour(done=False, end="open"), shown=b'"finish_reason":"stop"')
     assert ending == "open"
-    assert b'"finish_reason":"stop"' in received
     assert not received.endswith(b"0\r\n\r\n")
 
 
@@ -269,8 +270,16 @@ def test_delays_of_a_stream():
     headers, first, total = elapsed(Behaviour(header_delay=0.04, first_token_delay=0.06, token_delay=0.01), stream=True)
     assert headers >= 0.04
     assert first >= 0.10
-    assert first - headers >= 0.05
     assert total >= 0.15
+
+
+def test_headers_come_before_the_first_word():
+    headers, first, _ = elapsed(Behaviour(first_token_delay=0.5), stream=True)
+    for _ in range(10):  # on a busy machine they may be seen late
+        if first - headers >= 0.4:
+            break
+        headers, first, _ = elapsed(Behaviour(first_token_delay=0.5), stream=True)
+    assert first - headers >= 0.4
 
 
 def test_a_whole_answer_takes_as_long_before_its_headers():
@@ -282,16 +291,14 @@ def test_a_whole_answer_takes_as_long_before_its_headers():
 def test_stall(stream):
     _, _, total = elapsed(Behaviour(stall=Stall(after=3, seconds=0.1)), stream=stream)
     assert total >= 0.1
-    received, ending = wire(Behaviour(stall=Stall(after=3)), stream=stream, patience=0.2)
+    received, ending = wire(Behaviour(stall=Stall(after=3)), stream=stream, shown=b"on " if stream else b"")
     assert ending == "open"
-    assert (b"on " in received) or not stream
     assert b"front." not in received or not stream
 
 
 def test_a_stall_after_the_last_word_holds_back_the_finish():
-    received, ending = wire(Behaviour(stall=Stall(after=6)), patience=0.2)
+    received, ending = wire(Behaviour(stall=Stall(after=6)), shown=b"front.")
     assert ending == "open"
-    assert b"front." in received
     assert b'"finish_reason":"stop"' not in received
 
 
@@ -304,13 +311,25 @@ def reads(server: FaultServer) -> list[bytes]:
     return pieces
 
 
-def test_drip_writes_a_few_bytes_at_a_time():
+@pytest.fixture
+def written(monkeypatch):
+    """What is written to sockets, each time."""
+    written = []
+    transport = asyncio.selector_events._SelectorSocketTransport  # type: ignore[attr-defined]
+    write = transport.write
+    monkeypatch.setattr(transport, "write", lambda self, data: (written.append(data), write(self, data))[1])
+    return written
+
+
+def test_drip_writes_a_few_bytes_at_a_time(written):
     with FaultServer(Behaviour(drip=Drip(gap=0.001, size=40), answer=Answer(text="one two"))) as server:
-        assert len(reads(server)) > 10
+        whole = b"".join(reads(server))
+    assert b"".join(written) == whole
+    assert len(written) > 10
 
 
 def test_keepalives_while_nothing_else_comes():
-    slow = Behaviour(first_token_delay=0.05, keepalive=0.01)
+    slow = Behaviour(first_token_delay=0.5, keepalive=0.01)
     assert post(slow, stream=True).text.count(": keep-alive\n\n") >= 3
     assert post(slow, MESSAGES, stream=True).text.count("event: ping") >= 4
 
@@ -324,29 +343,30 @@ def test_random_delays_are_the_seeds():
             return record.ended - record.time
 
     expected = Lognormal(median=0.02, cap=0.2).sample(random.Random("7/0"))
-    assert expected <= times(7) < expected + 1
+    took = times(7)
+    for _ in range(10):  # a busy machine adds to it
+        if took < expected + 0.1:
+            break
+        took = min(took, times(7))
+    assert expected <= took < expected + 0.1
     assert Lognormal(median=1, sigma=9, cap=2).sample(random.Random(4)) <= 2
 
 
 @pytest.mark.parametrize(("flush_each", "writes"), [(True, 10), (False, 1)])
-def test_each_event_is_its_own_write_when_asked(monkeypatch, flush_each, writes):
-    written = []
-    transport = asyncio.selector_events._SelectorSocketTransport  # type: ignore[attr-defined]
-    write = transport.write
-    monkeypatch.setattr(transport, "write", lambda self, data: (written.append(data), write(self, data))[1])
+def test_each_event_is_its_own_write_when_asked(written, flush_each, writes):
     with FaultServer(flush_each=flush_each) as server:
         reads(server)
     assert len(written) == writes  # the head, the opening, six words, the finish, and the end with [DONE]
 
 
 def test_events_are_chunks_of_their_own_in_one_write():
-    received, _ = wire(Behaviour(), patience=0.2)
+    received, _ = wire(Behaviour(), shown=b"\r\n0\r\n\r\n")
     assert received.count(b"data: ") == 9
     assert received.count(b"\r\ndata: ") == 9
 
 
 def test_capacity():
-    behaviour = Behaviour(capacity=1, first_token_delay=0.3, over_capacity=ErrorReply(status=503))
+    behaviour = Behaviour(capacity=1, first_token_delay=60, over_capacity=ErrorReply(status=503))
     with FaultServer(behaviour) as server, open_raw(server, stream=False):
         while server.in_flight == 0:
             time.sleep(0.001)
@@ -355,7 +375,7 @@ def test_capacity():
 
 
 def test_opening_frames_may_wait_for_the_first_word():
-    received, _ = wire(Behaviour(first_token_delay=9, opening_first=False), MESSAGES, patience=0.2)
-    assert received.endswith(b"\r\n\r\n")
-    received, _ = wire(Behaviour(first_token_delay=9), MESSAGES, patience=0.2)
-    assert b"message_start" in received
+    received, ending = wire(Behaviour(first_token_delay=90, opening_first=False), MESSAGES, shown=b"\r\n\r\n")
+    assert (received[-4:], ending) == (b"\r\n\r\n", "open")
+    received, ending = wire(Behaviour(first_token_delay=90), MESSAGES, shown=b"message_start")
+    assert ending == "open"

@@ -25,7 +25,7 @@ async def test_backoff_and_retry_after_vanish():
     started = time.monotonic()
     async with AsyncClient(model, clock=clock) as client:
         response = await client.generate("Hi")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 40
     assert response.text == "Hello"
     assert len(clock.waits) == 2
     assert 50 <= clock.waits[0] <= 55

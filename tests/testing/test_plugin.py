@@ -19,7 +19,7 @@ def run(pytester, monkeypatch):
     def run(code, *arguments, ini="", plugins=PLUGINS):
         pytester.makeini(f"[pytest]\nfilterwarnings = error\n{ini}")
         pytester.makepyfile(code)
-        return pytester.runpytest_subprocess("-p", "no:cacheprovider", *plugins, *arguments, timeout=60)
+        return pytester.runpytest_subprocess("-p", "no:cacheprovider", *plugins, *arguments, timeout=240)
 
     return run
 
@@ -87,7 +87,7 @@ VIRTUAL = """
         async with AsyncClient(model, clock=virtual_time) as client:
             response = await client.generate("Hi")
         assert 250 <= response.timing.total < 260
-        assert time.monotonic() - started < 20
+        assert time.monotonic() - started < 120
 
     @pytest.mark.parametrize("seconds", [10, 20])
     async def test_beside_other_parameters(virtual_time, seconds):

@@ -161,7 +161,7 @@ def test_a_right_store_passes_and_wrong_ones_fail(pytester, monkeypatch, mode):
     pytester.makeini(f"[pytest]\nfilterwarnings = error\n{mode}")
     pytester.makepyfile(CODE)
     plugins = ("-p", "no:cacheprovider", "-p", "anyio.pytest_plugin", "-p", "llmprod.testing.plugin")
-    result = pytester.runpytest_subprocess("-rfpE", *plugins, timeout=120)
+    result = pytester.runpytest_subprocess("-rfpE", *plugins, timeout=240)
     ends: dict[str, set[str]] = {}
     for line in result.outlines:
         if line.startswith(("PASSED", "FAILED", "ERROR ")) and "::" in line:
