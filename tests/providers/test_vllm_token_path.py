@@ -28,7 +28,8 @@ from llmprod import (
 from llmprod.mechanisms.engine_meter import EngineMeter
 from llmprod.providers._vllm.home import Home
 from llmprod.providers._vllm.sampling import Sampling, SamplingKeywords, Structured, token_ids
-from llmprod.providers._vllm.token_reading import before, check_scorable, choice_of, prompt_tokens_of, shared_start
+from llmprod.providers._vllm.token_reading import before, check_scorable, piece_of, prompt_tokens_of, shared_start
+from llmprod.providers._vllm.token_records import CompletionChoice
 
 # ---- options --------------------------------------------------------------------------------------------------------
 
@@ -172,12 +173,12 @@ def sequence(**values: Any) -> Any:
 
 def test_a_sampled_token_beside_the_likeliest() -> None:
     logprobs = [{9: entry(-5.0, 40, "low"), 1: entry(-0.1, 1, "a"), 2: entry(-0.2, 2, None)}]
-    choice = choice_of(sequence(token_ids=[9], logprobs=logprobs, finish_reason="length"), 2)
+    choice = piece_of(CompletionChoice, sequence(token_ids=[9], logprobs=logprobs, finish_reason="length"), 2)
     (token,) = choice.logprobs
     assert (token.token_id, token.text, token.logprob, token.rank) == (9, "low", -5.0, 40)
     assert [(one.token_id, one.text) for one in token.top] == [(1, "a"), (2, "")]
-    assert choice_of(sequence(token_ids=[9], logprobs=logprobs), None).logprobs == ()
-    assert choice_of(sequence(token_ids=[9], logprobs=logprobs), 0).logprobs[0].top == ()
+    assert piece_of(CompletionChoice, sequence(token_ids=[9], logprobs=logprobs), None).logprobs == ()
+    assert piece_of(CompletionChoice, sequence(token_ids=[9], logprobs=logprobs), 0).logprobs[0].top == ()
 
 
 def test_the_prompts_first_token_has_no_probability() -> None:
@@ -192,7 +193,7 @@ def test_the_prompts_first_token_has_no_probability() -> None:
 @pytest.mark.parametrize("word", ["abort", "error"])
 def test_a_sequence_that_was_cut_off_is_no_answer(word: str) -> None:
     with pytest.raises(ServerError, match=word):
-        choice_of(sequence(finish_reason=word, text="half"), None)
+        piece_of(CompletionChoice, sequence(finish_reason=word, text="half"), None)
 
 
 # ---- requests to an engine that the test plays ----------------------------------------------------------------------

@@ -11,7 +11,7 @@ import anyio
 
 from llmprod.errors import CallError, DeadlineExceeded, LLMProdError
 from llmprod.providers._vllm.sampling import Sampling
-from llmprod.providers._vllm.token_reading import Parts, delta_of, prompt_tokens_of, usage_of
+from llmprod.providers._vllm.token_reading import Parts, piece_of, prompt_tokens_of, usage_of
 from llmprod.providers._vllm.token_records import Completion, CompletionDelta, ScoredToken
 from llmprod.providers._vllm.tokens import TokenCall
 from llmprod.response import EngineTiming
@@ -129,7 +129,7 @@ class CompletionStream:
             self._prompt_logprobs = prompt_tokens_of(item, prompt_top)
         self._cached = max(self._cached, item.num_cached_tokens or 0)
         for output in item.outputs:
-            delta = delta_of(output, top)
+            delta = piece_of(CompletionDelta, output, top)
             self._parts[delta.index].add(delta)
             self._ready.append(delta)
 

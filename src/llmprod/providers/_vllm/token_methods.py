@@ -14,11 +14,11 @@ from llmprod.providers._vllm.completion_stream import CompletionStream, Started
 from llmprod.providers._vllm.sampling import Sampling, SamplingKeywords, token_ids
 from llmprod.providers._vllm.token_base import TokenBase, as_prompt
 from llmprod.providers._vllm.token_reading import (
-    choice_of,
+    piece_of,
     prompt_tokens_of,
     usage_of,
 )
-from llmprod.providers._vllm.token_records import Completion
+from llmprod.providers._vllm.token_records import Completion, CompletionChoice
 from llmprod.providers._vllm.tokens import Begin, TokenCall, generation
 from llmprod.request import GenerateRequest
 from llmprod.schema import Tool
@@ -67,7 +67,7 @@ class TokenMethods(TokenBase):
             started = await self._start(begin, deadline, tags)
             output = await started.call.last()
         prompt_ids, cached = tuple(output.prompt_token_ids or ()), output.num_cached_tokens or 0
-        choices = tuple(choice_of(one, options.logprobs) for one in output.outputs)
+        choices = tuple(piece_of(CompletionChoice, one, options.logprobs) for one in output.outputs)
         usage = usage_of(len(prompt_ids), cached, sum(len(choice.token_ids) for choice in choices))
         return Completion(
             model=self.model,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from llmprod.errors import ContextTooLong, InvalidArgument, ServerError
 from llmprod.providers._openai_usage import FINISH_REASONS
@@ -14,8 +14,7 @@ __all__ = [
     "Parts",
     "before",
     "check_scorable",
-    "choice_of",
-    "delta_of",
+    "piece_of",
     "prompt_tokens_of",
     "score_of",
     "shared_start",
@@ -72,34 +71,21 @@ def _finish(output: Any, *, in_stream: bool) -> FinishReason | None:
     return reason
 
 
-def choice_of(output: Any, top: int | None) -> CompletionChoice:
-    """Return a finished sequence.
+_Piece = TypeVar("_Piece", CompletionChoice, CompletionDelta)
+
+
+def piece_of(kind: type[_Piece], output: Any, top: int | None) -> _Piece:
+    """Return a finished sequence, or what came of one in a step, as ``kind``.
 
     Raises:
         ServerError: the engine cut it off.
     """
-    return CompletionChoice(
+    return kind(
         index=output.index,
         text=output.text,
         token_ids=tuple(output.token_ids),
         logprobs=_written(output, top),
-        finish_reason=_finish(output, in_stream=False),
-        stop_reason=output.stop_reason,
-    )
-
-
-def delta_of(output: Any, top: int | None) -> CompletionDelta:
-    """Return what came of a sequence in one step.
-
-    Raises:
-        ServerError: the engine cut it off.
-    """
-    return CompletionDelta(
-        index=output.index,
-        text=output.text,
-        token_ids=tuple(output.token_ids),
-        logprobs=_written(output, top),
-        finish_reason=_finish(output, in_stream=True),
+        finish_reason=_finish(output, in_stream=kind is CompletionDelta),
         stop_reason=output.stop_reason,
     )
 
