@@ -376,6 +376,14 @@ def test_rules_are_told_apart_by_name_or_by_what_they_do():
     assert "0x" not in "".join(told)  # nothing that another process would tell otherwise
 
 
+def test_a_rule_that_calls_itself_or_what_is_not_there_yet_is_told_too():
+    again = lambda request: request if request.stream else again(request)  # noqa: E731
+    early = rule_identity(lambda request: later(request))
+    later = again
+    assert rule_identity(again) == rule_identity(again) != early
+    assert len(repr(rule_identity(again))) < 2000
+
+
 def test_what_json_can_hold_by_way_of_pydantic_is_keyed_and_what_it_can_not_is_refused():
     class Model(BaseModel):
         a: int

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass, replace
 from functools import partial
 from hashlib import blake2b, sha256
-from types import CodeType
+from types import CellType, CodeType
 from typing import Any, TypeAlias, cast
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
@@ -148,9 +148,17 @@ def rule_identity(rule: Callable[..., Any]) -> list[Any]:
         return [kind.__module__, name or kind.__qualname__, _told_of(getattr(rule, "__dict__", None))]
     told: list[Any] = [rule.__module__, name]
     if "<" in name:
-        cells = [cell.cell_contents for cell in getattr(rule, "__closure__", None) or ()]
+        cells = [_held(cell) for cell in getattr(rule, "__closure__", None) or ()]
+        cells = [None if held is rule else held for held in cells]  # it calls itself
         told += [_code(code), _told_of(cells), _told_of(getattr(rule, "__defaults__", None))]
     return told
+
+
+def _held(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # empty: the function is made before the name within it
+        return None
 
 
 def _code(code: CodeType) -> list[Any]:
