@@ -138,6 +138,7 @@ def test_the_process_ends_while_an_engine_starts(tiny_model: Path, tmp_path: Pat
 INTERRUPT = """
 import os, signal, threading, time
 from llmprod import VLLM, Client
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin without it
 local = VLLM({model!r}, max_model_len=2048, enforce_eager=True, kv_cache_gib=1, start_method={method!r}, progress=False)
 client = Client(local)
 client.generate("Hello.", max_tokens=4)
