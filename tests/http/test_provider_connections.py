@@ -18,6 +18,7 @@ from llmprod.providers.openai import OpenAI
 from llmprod.request import GenerateRequest
 from llmprod.response import Response
 from llmprod.types import Message
+from tests.http.conftest import at_most
 from tests.http.loopback import Answer, Conversation, Server
 
 Serve = Callable[[Answer], Server]
@@ -60,20 +61,20 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("patient")
-async def test_a_stream_read_to_its_end_gives_its_connection_back(ask, serve: Serve) -> None:
+async def test_a_stream_read_to_its_end_gives_its_connection_back(ask, serve: Serve, engine_name: str) -> None:
     def answer(c: Conversation) -> None:
         c.stream()
         for piece in (WORD, WORD, STOP, DONE, b""):
             c.chunk(piece)
 
     server = serve(answer)
-    for _ in range(4):
+    for _ in range(6):
         assert (await (await ask(server)).read()).text == "word word "
-    assert server.connections == 1
+    assert server.connections <= at_most(engine_name, 1, 6)
 
 
 @pytest.mark.usefixtures("patient")
-async def test_the_end_of_the_body_may_follow_a_moment_later(ask, serve: Serve) -> None:
+async def test_the_end_of_the_body_may_follow_a_moment_later(ask, serve: Serve, engine_name: str) -> None:
     def answer(c: Conversation) -> None:
         c.stream()
         c.chunk(WORD + STOP + DONE)
@@ -81,9 +82,9 @@ async def test_the_end_of_the_body_may_follow_a_moment_later(ask, serve: Serve) 
         c.chunk(b"")
 
     server = serve(answer)
-    for _ in range(2):
+    for _ in range(10):
         await (await ask(server)).read()
-    assert server.connections == 1
+    assert server.connections <= at_most(engine_name, 1, 10)
 
 
 async def test_a_body_that_never_ends_after_the_last_event(ask, serve: Serve) -> None:
@@ -158,12 +159,12 @@ async def test_an_error_whose_body_breaks_off_keeps_its_status(ask, serve: Serve
     assert caught.value.retry_after == 3
 
 
-async def test_an_error_gives_its_connection_back(ask, serve: Serve) -> None:
+async def test_an_error_gives_its_connection_back(ask, serve: Serve, engine_name: str) -> None:
     server = serve(lambda c: c.reply(b'{"error": {"message": "no"}}', status=b"500 Oops"))
-    for _ in range(3):
+    for _ in range(6):
         with pytest.raises(CallError):
             await ask(server)
-    assert server.connections == 1
+    assert server.connections <= at_most(engine_name, 1, 6)
 
 
 async def test_html_instead_of_a_stream(ask, serve: Serve) -> None:
