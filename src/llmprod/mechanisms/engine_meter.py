@@ -191,7 +191,8 @@ class EngineMeter:
         self._firsts.extend(step.first_token_seconds)
         self._betweens.extend(step.between_tokens_seconds)
         self._finished += len(step.finished)
-        busy, share = self._busy_so_far(), self._share_out(step, engine)
+        busy = self._busy_so_far()
+        share = self._share_out(step, engine, busy)
         for call in step.finished:
             timing, bill = self._watched.get(call.request), self._bills.get(call.request)
             if timing is not None:
@@ -211,11 +212,10 @@ class EngineMeter:
         for share in list(self._shares.values()):
             share.forget()
 
-    def _share_out(self, step: EngineStep, engine: int) -> EngineShare:
+    def _share_out(self, step: EngineStep, engine: int, busy: float) -> EngineShare:
         share = self._shares.get(engine)
         if share is None:
             share = self._shares[engine] = EngineShare()
-        busy = self._busy_so_far()
         told = len(step.first_token_seconds) + len(step.between_tokens_seconds)
         share.step(
             busy - self._shared_to,
@@ -244,13 +244,7 @@ class EngineMeter:
 
     def share_mark(self) -> ShareMark:
         """Return a reading of what was shared out, over all engines."""
-        marks = [share.mark for share in list(self._shares.values())]
-        return ShareMark(
-            sum(mark.busy for mark in marks),
-            sum(mark.tokens for mark in marks),
-            sum(mark.per_token for mark in marks),
-            sum(mark.steps for mark in marks),
-        )
+        return sum((share.mark for share in list(self._shares.values())), ShareMark())
 
     def seconds_per_token(self) -> float | None:
         """Return the mean busy seconds of a token, of prompts and answers alike; None before any."""

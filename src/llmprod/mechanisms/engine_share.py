@@ -14,7 +14,7 @@ pay for them.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 __all__ = ["CallBill", "EngineShare", "ShareMark"]
@@ -39,6 +39,14 @@ class ShareMark:
     tokens: int = 0
     per_token: float = 0.0
     steps: int = 0
+
+    def __add__(self, other: ShareMark) -> ShareMark:
+        return ShareMark(
+            self.busy + other.busy,
+            self.tokens + other.tokens,
+            self.per_token + other.per_token,
+            self.steps + other.steps,
+        )
 
     def of_prompt(self, later: ShareMark) -> float:
         """Return the seconds that a token took from this reading to ``later``, each token counted; 0 if none was."""
@@ -102,7 +110,10 @@ class EngineShare:
     @property
     def mark(self) -> ShareMark:
         """The reading now, steps with prompts under way included."""
-        return self._with_pool()
+        pool = self._pool
+        if not pool.tokens:
+            return self._mark
+        return self._mark + replace(pool, per_token=pool.busy / pool.tokens * pool.steps)
 
     def step(self, seconds: float, prompt: int, answer: int, *, firsts: Iterable[float], under_way: bool) -> None:
         """Share out a step.
@@ -114,12 +125,12 @@ class EngineShare:
             firsts: when the requests arrived that had their first token in it, by the engine's clock.
             under_way: a prompt was being computed whose tokens it does not tell yet.
         """
-        pool = self._pool
-        self._pool = ShareMark(pool.busy + seconds, pool.tokens + prompt + answer, 0.0, pool.steps + (answer > 0))
-        if not (prompt or not under_way or self._pool.steps >= _LONGEST_POOL) or not self._pool.tokens:
+        pool = self._pool = self._pool + ShareMark(seconds, prompt + answer, 0.0, int(answer > 0))
+        goes_on = under_way and not prompt and pool.steps < _LONGEST_POOL
+        if goes_on or not pool.tokens:
             return  # without tokens there is nothing to share it out to yet: the next ones take it over
-        rate = self._pool.busy / self._pool.tokens
-        self._mark, self._pool = self._with_pool(), ShareMark()
+        rate = pool.busy / pool.tokens
+        self._mark, self._pool = self.mark, ShareMark()
         for arrived in firsts:
             self._firsts[round(arrived / _SAME)] = rate, self._mark
         if len(self._firsts) > _FIRSTS:
@@ -146,14 +157,3 @@ class EngineShare:
     def forget(self) -> None:
         """Drop what was not shared out: the engine that computed it is gone."""
         self._pool = ShareMark()
-
-    def _with_pool(self) -> ShareMark:
-        mark, pool = self._mark, self._pool
-        if not pool.tokens:
-            return mark
-        return ShareMark(
-            mark.busy + pool.busy,
-            mark.tokens + pool.tokens,
-            mark.per_token + pool.busy / pool.tokens * pool.steps,
-            mark.steps + pool.steps,
-        )
