@@ -47,6 +47,11 @@ def flag(field: str, value: Any, *, optional: bool = False) -> None:
         raise InvalidArgument(field, repr(value)[:40], "True or False" + (", or None" if optional else ""))
 
 
+def type_of(value: object) -> str:
+    """Return what an object is, for an error: its type, or which class where one was given instead of its instance."""
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
 def known(names: Collection[str], allowed: Collection[str], said: Mapping[str, str], others: str = "") -> None:
     """Require names of options; of a wrong one tell what it is called here, or the nearest and all.
 

@@ -10,6 +10,7 @@ from llmprod._background import background
 from llmprod._functions.call import FunctionStack
 from llmprod._functions.provider import FunctionProvider, Kind, kind_of, name_of
 from llmprod._functions.streams import AsyncStream, SyncStream
+from llmprod._validate import type_of
 from llmprod.clock import SYSTEM_CLOCK, SYSTEM_RANDOM, Clock, Random
 from llmprod.decisions import Listener
 from llmprod.errors import InvalidArgument
@@ -125,10 +126,8 @@ def _is_function(value: object) -> bool:
 
 
 def _require_function(field: str, value: object) -> None:
-    if isinstance(value, type):
-        raise InvalidArgument(field, f"the class {value.__name__}", _FUNCTION)
-    if not callable(value) or isinstance(value, (Wrapper, Provider)):
-        raise InvalidArgument(field, type(value).__name__, _FUNCTION)
+    if not callable(value) or isinstance(value, (type, Wrapper, Provider)):
+        raise InvalidArgument(field, type_of(value), _FUNCTION)
 
 
 def _require_fallback(field: str, value: object, kind: Kind) -> None:
@@ -142,8 +141,7 @@ def _checked(wrappers: Sequence[Any]) -> tuple[Wrapper, ...]:
     flat: list[Wrapper] = []
     for wrapper in wrappers:
         if not isinstance(wrapper, Wrapper):
-            given = f"the class {wrapper.__name__}" if isinstance(wrapper, type) else type(wrapper).__name__
-            raise InvalidArgument("wrappers", given, "wrappers such as Retry(3) or AttemptTimeout(total=30)")
+            raise InvalidArgument("wrappers", type_of(wrapper), "wrappers such as Retry(3) or AttemptTimeout(total=30)")
         flat.extend(_checked(wrapper.wrappers) if isinstance(wrapper, Stack) else (wrapper,))
     return tuple(flat)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from llmprod._validate import A_PROVIDER
+from llmprod._validate import A_PROVIDER, type_of
 from llmprod.clock import SYSTEM_CLOCK, SYSTEM_RANDOM, Clock, Random
 from llmprod.errors import InvalidArgument
 from llmprod.mechanisms.retry_budget import RetryBudget
@@ -185,15 +185,11 @@ def _checked(extra: Sequence[Wrapper]) -> Sequence[Wrapper]:
         raise InvalidArgument("extra", type(extra).__name__, "a list of wrappers")
     for place, item in enumerate(extra):
         if not isinstance(item, Wrapper) or isinstance(item, Stack):
-            raise InvalidArgument(f"extra[{place}]", _given(item), "a wrapper such as Hedge() or RateLimit(…)")
+            raise InvalidArgument(f"extra[{place}]", type_of(item), "a wrapper such as Hedge() or RateLimit(…)")
         if isinstance(item, (Deadline, Retry, CircuitBreaker, AttemptTimeout)):
             name = type(item).__name__
             raise InvalidArgument(f"extra[{place}]", name, "what the standard stack has not already; compose a Stack")
     return extra
-
-
-def _given(item: object) -> str:
-    return f"the class {item.__name__}" if isinstance(item, type) else type(item).__name__
 
 
 def _placed(wrappers: Sequence[Wrapper]) -> Stack:

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterator
 from enum import IntEnum
 from typing import ClassVar
 
-from llmprod._validate import A_PROVIDER
+from llmprod._validate import A_PROVIDER, type_of
 from llmprod.context import Context
 from llmprod.errors import InvalidArgument
 from llmprod.provider import Capabilities, Provider
@@ -111,8 +111,7 @@ class Stack(Wrapper):
     def __init__(self, *wrappers: Wrapper) -> None:
         for wrapper in wrappers:
             if not isinstance(wrapper, Wrapper):
-                given = f"the class {wrapper.__name__}" if isinstance(wrapper, type) else type(wrapper).__name__
-                raise InvalidArgument("wrappers", given, "wrappers such as Retry() or AttemptTimeout()")
+                raise InvalidArgument("wrappers", type_of(wrapper), "wrappers such as Retry() or AttemptTimeout()")
         self.wrappers = wrappers
         for finding in _order(
             [(wrapper.phase, _label(wrapper)) for wrapper in wrappers if not isinstance(wrapper, Stack)]
