@@ -24,7 +24,7 @@ from llmprod.events import (
 from llmprod.providers._anthropic_errors import error_from
 from llmprod.providers._anthropic_request import FORMAT, MODEL
 from llmprod.providers._codec import StreamDecoder
-from llmprod.providers._openai_errors import as_dict, as_list
+from llmprod.providers._json import as_dict, as_list
 from llmprod.types import Opaque, Text, Thinking, ToolCall
 from llmprod.usage import FinishReason, Usage, count_of, special_tier
 

@@ -24,7 +24,7 @@ from llmprod.providers._codec import StreamDecoder
 from llmprod.providers._google_errors import error_from
 from llmprod.providers._google_request import FORMAT, MADE_UP
 from llmprod.providers._google_usage import searches_of, usage_of
-from llmprod.providers._openai_errors import as_dict, as_list
+from llmprod.providers._json import as_dict, as_list
 from llmprod.types import Audio, File, Image, Meta, Opaque, Text, Thinking, ToolCall
 from llmprod.usage import FinishReason
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmprod.providers._openai_errors import as_dict, as_list
+from llmprod.providers._json import as_dict, as_list
 from llmprod.usage import Usage, count_of, special_tier
 
 __all__ = ["searches_of", "usage_of"]

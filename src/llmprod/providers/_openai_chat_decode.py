@@ -27,8 +27,9 @@ from llmprod.events import (
     UsageUpdate,
 )
 from llmprod.providers._codec import StreamDecoder
+from llmprod.providers._json import as_dict, as_list
 from llmprod.providers._openai_chat_messages import FORMAT
-from llmprod.providers._openai_errors import as_dict, as_list, is_error, openai_error, unexpected
+from llmprod.providers._openai_errors import is_error, openai_error, unexpected
 from llmprod.providers._openai_profile import Profile
 from llmprod.providers._openai_tool_calls import ToolCalls
 from llmprod.providers._openai_usage import FINISH_REASONS, logprobs_of, usage_of

@@ -8,8 +8,9 @@ from typing import Any, cast
 from llmprod.errors import InvalidArgument, ProtocolError, UnsupportedParameter
 from llmprod.events import Event, Start, UsageUpdate
 from llmprod.providers._codec import Decoded
+from llmprod.providers._json import as_dict, as_list
 from llmprod.providers._merge import merge
-from llmprod.providers._openai_errors import as_dict, as_list, is_error, openai_error
+from llmprod.providers._openai_errors import is_error, openai_error
 from llmprod.providers._openai_strict import strict_schema
 from llmprod.providers._openai_usage import usage_of
 from llmprod.request import EmbedRequest, Request

@@ -12,8 +12,9 @@ from typing import Any, cast
 
 from llmprod.errors import CallError, ProtocolError
 from llmprod.providers._errors import error_for
+from llmprod.providers._json import as_dict, as_list
 
-__all__ = ["as_dict", "as_list", "is_error", "openai_error", "unexpected"]
+__all__ = ["is_error", "openai_error", "unexpected"]
 
 _IMPLIED = {
     "rate_limit_exceeded": 429, "rate_limit_error": 429, "insufficient_quota": 429, "tokens": 429, "requests": 429,
@@ -29,19 +30,6 @@ _IMPLIED = {
     "empty_image_file": 400, "failed_to_download_image": 400, "image_file_not_found": 400,
 }  # fmt: skip
 """The status that a code or type implies where the HTTP status was 200. Anything else is taken for a 500."""
-
-
-def as_dict(value: Any) -> dict[str, Any]:
-    """Return ``value`` if it is a JSON object, else an empty one."""
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
-
-
-def as_list(value: Any) -> list[Any]:
-    """Return ``value`` if it is a JSON array, else an empty one."""
-    if isinstance(value, list):
-        items: list[Any] = cast("Any", value)
-        return items
-    return []
 
 
 def unexpected(detail: str, *, in_stream: bool) -> ProtocolError:

@@ -25,7 +25,8 @@ from llmprod.events import (
     UsageUpdate,
 )
 from llmprod.providers._codec import StreamDecoder
-from llmprod.providers._openai_errors import as_dict, as_list, is_error, openai_error, unexpected
+from llmprod.providers._json import as_dict, as_list
+from llmprod.providers._openai_errors import is_error, openai_error, unexpected
 from llmprod.providers._openai_responses_items import FORMAT
 from llmprod.providers._openai_usage import logprobs_of, usage_of
 from llmprod.types import Opaque, Refusal, Text, Thinking, ToolCall

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from llmprod.providers._openai_errors import as_dict, as_list
+from llmprod.providers._json import as_dict, as_list
 
 __all__ = ["strict_schema"]
 

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any, cast
 
 from llmprod.events import TokenLogprob
-from llmprod.providers._openai_errors import as_dict, as_list
+from llmprod.providers._json import as_dict, as_list
 from llmprod.usage import FinishReason, Usage, count_of, special_tier
 
 __all__ = ["FINISH_REASONS", "logprobs_of", "usage_of"]

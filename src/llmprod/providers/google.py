@@ -19,7 +19,7 @@ from llmprod.providers._google_request import FORMAT, encode_cached_content, enc
 from llmprod.providers._google_usage import usage_of
 from llmprod.providers._http import HTTPOptions
 from llmprod.providers._http_provider import HTTPProvider, Key, find_key
-from llmprod.providers._openai_errors import as_dict
+from llmprod.providers._json import as_dict
 from llmprod.request import EmbedRequest, GenerateRequest, Request
 
 __all__ = ["Google", "GoogleCodec"]

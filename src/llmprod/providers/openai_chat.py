@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 
 from llmprod.errors import CallError
 from llmprod.providers._codec import Codec, Decoded, StreamDecoder, Wire
+from llmprod.providers._json import as_dict
 from llmprod.providers._openai_chat_decode import ChatDecoder
 from llmprod.providers._openai_chat_messages import FORMAT, encode_messages
 from llmprod.providers._openai_encode import add_extra, decode_embeddings, embed_body, function_of, output_of
-from llmprod.providers._openai_errors import as_dict, openai_error
+from llmprod.providers._openai_errors import openai_error
 from llmprod.providers._openai_profile import OPENAI, Profile
 from llmprod.request import EmbedRequest, GenerateRequest, Request
 from llmprod.types import ToolCall
