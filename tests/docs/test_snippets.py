@@ -17,7 +17,6 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 TIMEOUT_S = 270
-AT_ONCE = 3  # they wait more than they work
 FENCE = re.compile(r"^(?P<indent>[ \t]*)(?P<ticks>`{3,}|~{3,})[ \t]*(?P<info>[^`\n]*)$")
 # What may follow the language; anything else the site would show as running text.
 OPTIONS = re.compile(r"""(\{[^{}]*\}|((title|hl_lines|linenums)="[^"]*"\s*)*)""")
@@ -129,33 +127,26 @@ if __name__ == "__main__":
 
 import pytest  # noqa: E402 — a page runs without the test tools
 
-Run = Callable[[Path], subprocess.CompletedProcess[str]]
+from tests.side_by_side import side_by_side  # noqa: E402
+
+Run = Callable[[Path], subprocess.CompletedProcess[str] | None]
 
 
 @pytest.fixture(scope="module")
 def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """How a page ran. All that are asked for are run from the start, several at once."""
-    wanted = [
-        item.callspec.params["path"]
-        for item in request.session.items
-        if isinstance(item, pytest.Function) and item.function is test_blocks_run
-    ]
-    pool = ThreadPoolExecutor(AT_ONCE)
-    runs = {
-        path: pool.submit(run_in_process_of_its_own, path, tmp_path_factory.mktemp("page"))
-        for path in wanted
-        if any(blocks_of(path.read_text(encoding="utf-8")))
-    }
-    yield lambda path: runs[path].result()
-    pool.shutdown(cancel_futures=True)
+    """How a page ran; None for a page of prose."""
+
+    def run(path: Path, cwd: Path) -> subprocess.CompletedProcess[str] | None:
+        prose = not any(blocks_of(path.read_text(encoding="utf-8")))
+        return None if prose else run_in_process_of_its_own(path, cwd)
+
+    yield from side_by_side(request, tmp_path_factory, test_blocks_run, run)
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_blocks_run(path: Path, ran: Run) -> None:
-    if not any(blocks_of(path.read_text(encoding="utf-8"))):
-        return  # a page of prose
     done = ran(path)
-    assert done.returncode == 0, f"{path.relative_to(ROOT)} failed:\n{done.stdout}\n{done.stderr}"
+    assert done is None or done.returncode == 0, f"{path.relative_to(ROOT)} failed:\n{done.stdout}\n{done.stderr}"
 
 
 PAGE = """\

@@ -5,11 +5,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
 import pytest
+
+from tests.side_by_side import side_by_side
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -17,7 +18,6 @@ PROGRAMS = sorted(EXAMPLES.glob("*.py"))
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
 NEEDS_VLLM = {"embedded_vllm"}  # of the notebooks; they are run with it (`make test-vllm`)
 TIMEOUT_S = 270
-AT_ONCE = 3  # they wait more than they work
 
 EXECUTE = """\
 import sys
@@ -53,18 +53,13 @@ Printed = Callable[[Path], str]
 
 @pytest.fixture(scope="module")
 def printed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Printed]:
-    """What a program printed. All that are asked for are run from the start, several at once."""
-    wanted = [
-        item.callspec.params["path"]
-        for item in request.session.items
-        if isinstance(item, pytest.Function) and item.function is test_program_runs
-    ]
-    pool = ThreadPoolExecutor(AT_ONCE)
-    runs: dict[Path, Future[str]] = {
-        path: pool.submit(run, "-W", "error", str(path), cwd=tmp_path_factory.mktemp(path.stem)) for path in wanted
-    }
-    yield lambda path: runs[path].result()
-    pool.shutdown(cancel_futures=True)
+    """What a program printed."""
+    yield from side_by_side(
+        request,
+        tmp_path_factory,
+        test_program_runs,
+        lambda path, cwd: run("-W", "error", str(path), cwd=cwd),
+    )
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
